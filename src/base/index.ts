@@ -1,0 +1,22 @@
+export { AssertionError, assert, type ExitCode, TorusError, type TorusErrorOptions } from "./errors";
+export { type AllocateBuffer, heapBuffer, type NativeBuffer } from "./buffer";
+export { type Clock, type Random, sleep, type Timer, type TurnScheduler } from "./clock";
+export {
+  asEpoch,
+  asVolumeId,
+  BLOCK_REF_BYTES,
+  BlockKind,
+  type BlockRef,
+  type ClusterId,
+  decodeBlockRef,
+  type Epoch,
+  encodeBlockRef,
+  formatBlockRef,
+  type Incarnation,
+  parseClusterId,
+  parseIncarnation,
+  parsePeerId,
+  type PeerId,
+  VOLUME_ID_MAX,
+  type VolumeId,
+} from "./ids";

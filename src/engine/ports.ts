@@ -1,0 +1,272 @@
+/**
+ * Everything the engine needs from the outside world, and what it offers to the wire. The engine owns these
+ * contracts; net, meta and base's I/O implement them, and the simulator implements them on virtual time.
+ *
+ * Hot calls (put, read) are callback style and allocate nothing per request beyond the request object, which
+ * callers pool; cold calls return promises. Every call completes exactly once, with a status, within its deadline.
+ */
+import type { NativeBuffer } from "../base/buffer";
+import type { BlockRef, ClusterId, Epoch, Incarnation, PeerId, VolumeId } from "../base/ids";
+import type { RingSpec } from "../ring/ring";
+import type { Head } from "./head";
+
+export const StorageStatus = {
+  ok: 0,
+  notFound: 1,
+  /** A newer epoch has fenced this volume on the peer. The writer must stop. */
+  fenced: 2,
+  outOfSpace: 3,
+  /** The peer holds this BlockRef with another CRC. The writer must stop. */
+  conflict: 4,
+  /** The copy held fails its CRC, or is suspect: neither a copy nor a denial. */
+  corrupt: 5,
+  wrongCluster: 6,
+  /** The bytes of the request make no sense. */
+  badRequest: 7,
+  /** The store is poisoned (failed fsync) or shutting down. */
+  unavailable: 8,
+  /** Made on the caller's side: no connection, connection lost, or no answer within the deadline. */
+  unreachable: 9,
+} as const;
+export type StorageStatus = (typeof StorageStatus)[keyof typeof StorageStatus];
+
+// ---------------------------------------------------------------------------------------------------------------
+// What a peer answers: implemented by engine/peer over a BlockStore; called by adp, Connect and the simulator.
+
+export interface PeerIdentity {
+  readonly clusterId: ClusterId;
+  readonly peerId: PeerId;
+  readonly incarnation: Incarnation;
+}
+
+export interface ServicePut {
+  /** Sealed block bytes: header and payload, contiguous. The service owns the range until `done`. */
+  readonly buffer: NativeBuffer;
+  readonly offset: number;
+  readonly lengthBytes: number;
+  /**
+   * The writer's epoch, tested against the volume's fence first, always. 0: an unfenced copy made by rebalance,
+   * scrub or read repair, which counts for no acknowledgement.
+   */
+  readonly writerEpoch: number;
+  /** Called once, when the block is durable or refused. */
+  done(status: StorageStatus): void;
+}
+
+export interface ServiceRead {
+  readonly ref: BlockRef;
+  /** Slots are the 4 KiB units of the payload; slotCount 0 asks for the header alone. */
+  readonly firstSlot: number;
+  readonly slotCount: number;
+  /**
+   * ok: `source.bytes[offset .. +lengthBytes)` holds the slots (or the header). `check` is crc32 over the block
+   * header's CRCs of these slots, each as a little-endian u32 (see block/format.ts); 0 for a header read.
+   * The source may be lent: it stays unchanged until `release`, which must be called once when given.
+   */
+  done(
+    status: StorageStatus,
+    source: NativeBuffer | undefined,
+    offset: number,
+    lengthBytes: number,
+    check: number,
+    release?: () => void,
+  ): void;
+}
+
+export interface FenceRequest {
+  readonly volumeId: VolumeId;
+  /** The opener's new epoch; puts of lower epochs are refused once this is answered. */
+  readonly epoch: Epoch;
+  /** The reply lists data blocks of this epoch ... */
+  readonly tailEpoch: number;
+  /** ... with an index above this. */
+  readonly tailAfterIndex: number;
+}
+
+export interface TailBlock {
+  readonly index: number;
+  /** CRC of the block's header, which covers the CRCs of all its slots. */
+  readonly headerCrc: number;
+  readonly lengthBytes: number;
+  /** The bytes did not match at replay: it may have been acknowledged and rotted. */
+  readonly suspect: boolean;
+}
+
+export interface FenceReply extends PeerIdentity {
+  readonly status: StorageStatus;
+  /** The highest epoch this peer knows for the volume, the request's included. */
+  readonly epochKnown: number;
+  readonly tail: readonly TailBlock[];
+}
+
+export interface BlockListing {
+  readonly ref: BlockRef;
+  readonly lengthBytes: number;
+  readonly headerCrc: number;
+  readonly suspect: boolean;
+}
+
+export interface ListRequest {
+  /** Opaque; undefined starts. A listing that spans changes may miss or repeat blocks put meanwhile, never older ones. */
+  readonly cursor?: string;
+  readonly volumeId?: VolumeId;
+  readonly limit: number;
+}
+
+export interface ListReply {
+  readonly blocks: readonly BlockListing[];
+  /** Undefined when the listing is complete. */
+  readonly cursor?: string;
+}
+
+export interface ConfirmRequest {
+  readonly refs: readonly BlockRef[];
+  /** R8: the answer counts only when the peer is at this very ring version. */
+  readonly ringVersion: number;
+}
+
+export interface ConfirmReply extends PeerIdentity {
+  readonly ringVersion: number;
+  /** Per ref: ok (read and checked now), notFound or corrupt. */
+  readonly statuses: readonly StorageStatus[];
+}
+
+export interface PeerStatistics extends PeerIdentity {
+  readonly capacityBytes: number;
+  readonly usedBytes: number;
+  readonly blockCount: number;
+  readonly suspectCount: number;
+  readonly ringVersion: number;
+}
+
+export interface StorageService {
+  readonly identity: PeerIdentity;
+  put(request: ServicePut): void;
+  read(request: ServiceRead): void;
+  fence(request: FenceRequest): Promise<FenceReply>;
+  list(request: ListRequest): Promise<ListReply>;
+  confirm(request: ConfirmRequest): Promise<ConfirmReply>;
+  statistics(): Promise<PeerStatistics>;
+  /** Local use only (collection, rebalance drop): never offered on the wire. */
+  deleteBlocks(refs: readonly BlockRef[]): Promise<void>;
+  /** Ring versions at a peer are durable and never go back. */
+  adoptRingVersion(version: number): Promise<void>;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// How a client or peer reaches other peers: implemented by net (adp, Connect) and the simulator.
+
+export interface OutgoingPut {
+  readonly buffer: NativeBuffer;
+  readonly offset: number;
+  readonly lengthBytes: number;
+  readonly writerEpoch: number;
+  /** The range may be reused once this ran for every peer it was sent to. */
+  done(peer: PeerId, incarnation: Incarnation | "", status: StorageStatus): void;
+}
+
+export interface OutgoingRead {
+  readonly ref: BlockRef;
+  readonly firstSlot: number;
+  readonly slotCount: number;
+  /** The answer's bytes are written to destination.bytes[destinationOffset ..]; there is room for slotCount pages, or for HEADER_BYTES_MAX when slotCount is 0. */
+  readonly destination: NativeBuffer;
+  readonly destinationOffset: number;
+  done(peer: PeerId, status: StorageStatus, lengthBytes: number, check: number): void;
+}
+
+/**
+ * Requests to one peer leave in the order of the calls (a fence sent after a put arrives after it); requests are
+ * gathered and sent once a turn. A peer not connected is connected to on demand, with backoff; meanwhile calls
+ * complete with `unreachable` at once when the last attempt failed less than a backoff ago.
+ */
+export interface PeerTransport {
+  put(peer: PeerId, request: OutgoingPut): void;
+  read(peer: PeerId, request: OutgoingRead): void;
+  fence(peer: PeerId, request: FenceRequest): Promise<FenceReply>;
+  list(peer: PeerId, request: ListRequest): Promise<ListReply>;
+  confirm(peer: PeerId, request: ConfirmRequest): Promise<ConfirmReply>;
+  statistics(peer: PeerId): Promise<PeerStatistics>;
+  /** Whether a connection is up, or none was tried yet: a hint for placement, never a proof. */
+  isLikelyUp(peer: PeerId): boolean;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What the engine asks of the metadata service: implemented once in meta on top of the key-value port.
+
+export interface PeerRecord {
+  readonly peerId: PeerId;
+  /** `adp://10.0.0.1:40000` or `http://...`. */
+  readonly address: string;
+  readonly incarnation: Incarnation;
+  readonly zone: string;
+  readonly capacityBytes: number;
+  readonly usedBytes: number;
+  /** Its registration lease is alive. */
+  readonly live: boolean;
+}
+
+export interface ClusterView {
+  readonly clusterId: ClusterId;
+  readonly blockSizeBytes: number;
+  readonly ring: RingSpec;
+  readonly peers: readonly PeerRecord[];
+}
+
+export interface VolumeRecord {
+  readonly volumeId: VolumeId;
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly createdMs: number;
+}
+
+/** What R3(a) returns: lock put, epoch minted and head read in one transaction. */
+export interface OpenGrant {
+  readonly volume: VolumeRecord;
+  readonly epoch: Epoch;
+  readonly head: Head;
+  readonly headRevision: number;
+}
+
+export type CommitOutcome =
+  | { readonly kind: "committed"; readonly headRevision: number }
+  /** Another epoch opened or the head moved: this writer must stop for good. */
+  | { readonly kind: "refused"; readonly reason: string };
+
+export interface LeaseState {
+  /** Reads may be answered until this moment on Clock.nowMs() (R13). */
+  deadlineMs(): number;
+}
+
+/** One open volume's line to the metadata: made by the open, ends with close. */
+export interface VolumeSession {
+  readonly grant: OpenGrant;
+  readonly lease: LeaseState;
+  /**
+   * Puts the head if epoch, lock and head revision still hold. An unknown outcome is re-read linearizably inside;
+   * throws (retryable) only while the metadata cannot be reached.
+   */
+  commitHead(expectedRevision: number, head: Head): Promise<CommitOutcome>;
+  /** R6: head with S empty and the lock deleted, in one transaction. */
+  commitDetach(expectedRevision: number, head: Head): Promise<CommitOutcome>;
+  /** R9: head put, snapshot put, request deleted, in one transaction. */
+  commitSnapshot(expectedRevision: number, head: Head, requestId: string): Promise<CommitOutcome>;
+  /** Snapshot requests and size changes asked by others, delivered while the session lives. */
+  onRequest(listener: (request: VolumeRequest) => void): void;
+  /** The lock was lost and cannot be retaken, or a newer epoch exists: fail all I/O. */
+  onLost(listener: (reason: string) => void): void;
+  /** Gives the lock up without a word about the head (a failed open). */
+  abandon(): Promise<void>;
+}
+
+export type VolumeRequest =
+  | { readonly kind: "snapshot"; readonly requestId: string; readonly name: string }
+  | { readonly kind: "resize"; readonly sizeBytes: number };
+
+export interface VolumeRegistry {
+  openVolume(name: string, holder: string): Promise<VolumeSession>;
+  ringAt(version: number): Promise<RingSpec>;
+  cluster(): ClusterView;
+  /** Calls back on every change of ring or peers. */
+  onClusterChange(listener: (view: ClusterView) => void): () => void;
+}
