@@ -3,7 +3,7 @@
  * satisfies it. Calls are callbacks, not promises: at tens of thousands of requests a second a promise each is
  * the biggest cost. A callback may run before the call returns.
  */
-import type { NativeBuffer } from "../base/buffer";
+import type { NativeBuffer } from "../base";
 
 export const DeviceStatus = {
   ok: 0,

@@ -3,7 +3,7 @@
  * and on which disks the log's tail lives. Only a checkpoint transaction changes it. The engine owns the shape
  * and its rules; src/meta stores it as JSON under a revision.
  */
-import type { Epoch, Incarnation, PeerId, VolumeId } from "../base/ids";
+import type { Epoch, Incarnation, PeerId, VolumeId } from "../base";
 
 /** Where a node of the INode tree lives: bytes [offset, offset+length) of the payload of one INode block. */
 export interface NodePointer {

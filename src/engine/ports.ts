@@ -5,8 +5,7 @@
  * Hot calls (put, read) are callback style and allocate nothing per request beyond the request object, which
  * callers pool; cold calls return promises. Every call completes exactly once, with a status, within its deadline.
  */
-import type { NativeBuffer } from "../base/buffer";
-import type { BlockRef, ClusterId, Epoch, Incarnation, PeerId, VolumeId } from "../base/ids";
+import type { BlockRef, ClusterId, Epoch, Incarnation, NativeBuffer, PeerId, VolumeId } from "../base";
 import type { RingSpec } from "../ring/ring";
 import type { Head } from "./head";
 

@@ -4,7 +4,7 @@
  * looks further. The same spec gives the same permutation on every machine and in every version of torus
  * (golden vectors hold that).
  */
-import type { BlockRef, PeerId } from "../base/ids";
+import type { BlockRef, PeerId } from "../base";
 
 export type RingType = "empty" | "single" | "mod" | "ketama" | "union" | "rendezvous" | "table";
 
