@@ -7,7 +7,7 @@
  */
 import type { BlockRef, ClusterId, Epoch, Incarnation, NativeBuffer, PeerId, VolumeId } from "../base";
 import type { RingSpec } from "../ring/ring";
-import type { Head } from "./head";
+import type { Head, NodePointer } from "./head";
 
 export const StorageStatus = {
   ok: 0,
@@ -225,12 +225,31 @@ export interface OpenGrant {
   readonly epoch: Epoch;
   readonly head: Head;
   readonly headRevision: number;
+  /**
+   * Set when the open is a restore (R10): fence by `head.log` as always, but adopt nothing; the first commitHead
+   * puts {this snapshot's root and size, E, 0, 0}. It is refused when the snapshot was deleted meanwhile.
+   */
+  readonly restoreFrom?: SnapshotRecord;
+}
+
+/** A snapshot never changes: a root and a size, never a tail. */
+export interface SnapshotRecord {
+  readonly volumeId: VolumeId;
+  readonly name: string;
+  readonly root: NodePointer | null;
+  readonly sizeBytes: number;
+  readonly createdMs: number;
 }
 
 export type CommitOutcome =
   | { readonly kind: "committed"; readonly headRevision: number }
   /** Another epoch opened or the head moved: this writer must stop for good. */
-  | { readonly kind: "refused"; readonly reason: string };
+  | { readonly kind: "refused"; readonly reason: string }
+  /**
+   * Only where a request was answered: the request was cancelled or can no longer be met (the snapshot's name is
+   * taken, its lease ended). Nothing was changed, the request is gone, the writer goes on as before.
+   */
+  | { readonly kind: "withdrawn"; readonly reason: string };
 
 export interface LeaseState {
   /** Reads may be answered until this moment on Clock.nowMs() (R13). */
@@ -243,14 +262,19 @@ export interface VolumeSession {
   readonly lease: LeaseState;
   /**
    * Puts the head if epoch, lock and head revision still hold. An unknown outcome is re-read linearizably inside;
-   * throws (retryable) only while the metadata cannot be reached.
+   * throws (retryable) only while the metadata cannot be reached. After a throw the outcome is still unknown: the
+   * caller repeats the same call until it returns (acknowledging under the old and the new set meanwhile, R2).
+   * A changed `head.sizeBytes` is the volume's new size, in the same transaction; `answeredRequestId` names the
+   * resize request it meets.
    */
-  commitHead(expectedRevision: number, head: Head): Promise<CommitOutcome>;
+  commitHead(expectedRevision: number, head: Head, answeredRequestId?: string): Promise<CommitOutcome>;
   /** R6: head with S empty and the lock deleted, in one transaction. */
   commitDetach(expectedRevision: number, head: Head): Promise<CommitOutcome>;
   /** R9: head put, snapshot put, request deleted, in one transaction. */
   commitSnapshot(expectedRevision: number, head: Head, requestId: string): Promise<CommitOutcome>;
-  /** Snapshot requests and size changes asked by others, delivered while the session lives. */
+  /** Removes a request that cannot be met; whoever asked is told the reason. */
+  rejectRequest(requestId: string, reason: string): Promise<void>;
+  /** Snapshot requests and size changes asked by others, each delivered once, pending ones first. */
   onRequest(listener: (request: VolumeRequest) => void): void;
   /** The lock was lost and cannot be retaken, or a newer epoch exists: fail all I/O. */
   onLost(listener: (reason: string) => void): void;
@@ -260,10 +284,53 @@ export interface VolumeSession {
 
 export type VolumeRequest =
   | { readonly kind: "snapshot"; readonly requestId: string; readonly name: string }
-  | { readonly kind: "resize"; readonly sizeBytes: number };
+  | { readonly kind: "resize"; readonly requestId: string; readonly sizeBytes: number };
+
+/** A snapshot held open for reading: its pin, bound to a lease, keeps it from being deleted. */
+export interface SnapshotSession {
+  readonly volume: VolumeRecord;
+  readonly snapshot: SnapshotRecord;
+  readonly lease: LeaseState;
+  /** The pin was lost and the snapshot deleted meanwhile: stop reading. */
+  onLost(listener: (reason: string) => void): void;
+  close(): Promise<void>;
+}
+
+export interface OpenOptions {
+  /** Restore this snapshot of the volume: see OpenGrant.restoreFrom. */
+  readonly restoreSnapshot?: string;
+  /** Wait this long for another holder's lock to end (a crashed holder's lease); default 0. */
+  readonly waitForLockMs?: number;
+}
+
+/** What one volume holds on to, for collection (R7). */
+export interface CollectionVolume {
+  readonly volumeId: VolumeId;
+  /** The volume at the bottom of this tree of clones; its own id when it is no clone. */
+  readonly lineageId: VolumeId;
+  /** Volumes (existing or deleted) whose blocks this one may reference through its clone's origin, oldest first. */
+  readonly ancestorIds: readonly VolumeId[];
+  readonly head: Head;
+  readonly snapshots: readonly SnapshotRecord[];
+}
+
+/** Everything that references blocks, read at one revision. */
+export interface CollectionView {
+  readonly revision: number;
+  /** Ids up to this were given out; one at or below it without a volume here is a deleted volume. */
+  readonly volumeIdLast: number;
+  readonly volumes: readonly CollectionVolume[];
+  /** Records that cannot be read: nothing of these volumes' lineages may be deleted; when `global`, nothing at all. */
+  readonly damage: readonly { readonly key: string; readonly reason: string; readonly global: boolean }[];
+}
 
 export interface VolumeRegistry {
-  openVolume(name: string, holder: string): Promise<VolumeSession>;
+  /** Mints an epoch and takes the lock (R3a). */
+  openVolume(name: string, holder: string, options?: OpenOptions): Promise<VolumeSession>;
+  /** Pins a snapshot for reading; any number at once, from anywhere, attached or not. */
+  openSnapshot(name: string, snapshotName: string, holder: string): Promise<SnapshotSession>;
+  /** Linearizable: called after the caller listed its own blocks (R7). */
+  collectionView(): Promise<CollectionView>;
   ringAt(version: number): Promise<RingSpec>;
   cluster(): ClusterView;
   /** Calls back on every change of ring or peers. */

@@ -27,6 +27,11 @@ export type Operation =
   | { readonly kind: "delete"; readonly key: string }
   | { readonly kind: "delete-prefix"; readonly prefix: string };
 
+/**
+ * No key is put twice, or put and deleted, in one transaction. At most `TRANSACTION_STEPS_MAX` compares, and as many
+ * operations and reads together; the bytes of all values together stay within `TRANSACTION_BYTES_MAX` (limits.ts).
+ * A transaction that changes nothing makes no revision.
+ */
 export interface Transaction {
   readonly compares: readonly Compare[];
   readonly operations: readonly Operation[];
@@ -64,6 +69,14 @@ export interface Watch {
   close(): void;
 }
 
+export interface WatchOptions {
+  /**
+   * Go on after this revision, which the caller has seen the whole of, instead of starting with a snapshot.
+   * When history does not reach back to it (or the store is younger than it), onSnapshot comes first after all.
+   */
+  readonly afterRevision?: number;
+}
+
 export interface CallOptions {
   /** The call fails with code "deadline" after this long; every call has one (default 5 s). */
   readonly deadlineMs?: number;
@@ -82,12 +95,15 @@ export interface KeyValueStore {
    * deadline passed): the caller re-reads. Never retried by the implementation unless provably not applied.
    */
   transact(transaction: Transaction, options?: CallOptions): Promise<TransactionResult>;
-  /** Starts with onSnapshot of the prefix's state, then follows without a gap. */
-  watch(prefix: string, listener: WatchListener): Watch;
+  /** Starts with onSnapshot of the prefix's state (see WatchOptions), then follows without a gap. */
+  watch(prefix: string, listener: WatchListener, options?: WatchOptions): Watch;
   /** Grants a lease; keys bound to it vanish when it is not kept alive for `ttlMs` (rounded up to seconds). */
   grantLease(ttlMs: number, options?: CallOptions): Promise<LeaseId>;
   /** One keepalive round trip; throws code "lease-lost" when the lease is gone. */
   keepLeaseAlive(lease: LeaseId, options?: CallOptions): Promise<void>;
+  /** Milliseconds until the lease ends when nobody keeps it alive; 0 when it is gone. Only for telling people. */
+  leaseRemainingMs(lease: LeaseId, options?: CallOptions): Promise<number>;
+  /** Ends the lease and its keys; a lease that is gone already is no error. */
   revokeLease(lease: LeaseId, options?: CallOptions): Promise<void>;
   close(): Promise<void>;
 }
