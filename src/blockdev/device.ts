@@ -34,13 +34,17 @@ export interface DeviceExtent {
   readonly hole: boolean;
 }
 
-export interface BlockDevice {
+/** What can be told of a device without opening it. */
+export interface DeviceDescription {
   readonly name: string;
   readonly description: string;
   readonly sizeBytes: number;
   readonly readOnly: boolean;
   /** The unit in which writes are cheapest: the 4 KiB page. Any byte offset and length is served. */
   readonly preferredBlockBytes: number;
+}
+
+export interface BlockDevice extends DeviceDescription {
   /**
    * Fills destination.bytes[destinationOffset .. +lengthBytes) and then calls done. The destination belongs to
    * the device until then, and may hold anything on an error.
@@ -79,11 +83,11 @@ export interface BlockDevice {
   onResize(listener: (sizeBytes: number) => void): () => void;
 }
 
-/** A listing for NBD's LIST, and how a front end gets at a device by export name. */
+/** A listing for NBD's LIST, and how a front end gets at a device by export name ("": the default one, if any). */
 export interface DeviceDirectory {
-  list(): Promise<
-    readonly { readonly name: string; readonly sizeBytes: number; readonly description: string }[]
-  >;
+  list(): Promise<readonly DeviceDescription[]>;
+  /** For NBD's INFO, which must not take a volume from whoever has it attached. Undefined: no such export. */
+  describe(exportName: string): Promise<DeviceDescription | undefined>;
   /** Opens or shares the device; `release` must be called once. Undefined: no such export. Throws TorusError otherwise. */
   acquire(
     exportName: string,

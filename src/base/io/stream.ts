@@ -33,13 +33,15 @@ export interface StreamConnection {
   /** Bytes queued for sending and not yet taken by the kernel. */
   readonly queuedBytes: number;
   /**
-   * From inside onData (which then returns what it consumed before the body): the next `lengthBytes` bytes of the
-   * stream, those already in the shared buffer included, go to buffer.bytes[offset ..]; then onReceived runs. No
-   * onData meanwhile. The range belongs to the connection until onReceived or onClose.
+   * From inside onData (which then returns what it consumed before the body) or onReceived (a body in several
+   * pieces): the next `lengthBytes` bytes of the stream, those already in the shared buffer included, go to
+   * buffer.bytes[offset ..]; then onReceived runs. No onData meanwhile. The range belongs to the connection until
+   * onReceived or onClose.
    */
   receiveInto(buffer: NativeBuffer, offset: number, lengthBytes: number): void;
   /** Stops reading (backpressure); bytes wait in the kernel. Idempotent. */
   pause(): void;
+  /** Undoes pause; what onData had left is presented again later, never inside this call. */
   resume(): void;
   /** Copies the bytes into the connection's output. For headers and small bodies (below 16 KiB or so). */
   write(source: Uint8Array, start: number, end: number): void;
