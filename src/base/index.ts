@@ -20,3 +20,17 @@ export {
   VOLUME_ID_MAX,
   type VolumeId,
 } from "./ids";
+export {
+  DURATION_MS_MAX,
+  formatDuration,
+  formatRate,
+  formatSize,
+  parseDuration,
+  parseRate,
+  parseSize,
+  parseSizeOrShare,
+  type SizeFormat,
+  type SizeOrShare,
+  UnitError,
+  type UnitErrorCode,
+} from "./sizes";

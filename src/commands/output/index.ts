@@ -1,0 +1,19 @@
+export { paint, renderBar, type Tone } from "./bars";
+export {
+  type CellValue,
+  type Column,
+  renderCsv,
+  renderJson,
+  renderList,
+  renderRecord,
+  renderTable,
+  type TableColumn,
+} from "./list";
+export {
+  OutputError,
+  type OutputFlags,
+  type OutputFormat,
+  type OutputStyle,
+  outputArgs,
+  outputStyle,
+} from "./style";
