@@ -37,3 +37,10 @@ export const BLOCK_SIZE_MIN = 64 * 1024;
 export const BLOCK_SIZE_MAX = 4 * 1024 * 1024;
 /** 72 + 16 x 1024 + 4 x 1024 = 20,552, rounded up to a whole number of pages. */
 export const HEADER_BYTES_MAX = 24 * 1024;
+/** A volume has at most 64 TiB. */
+export const VOLUME_PAGE_COUNT_MAX = 2 ** 34;
+/**
+ * Room in front of the payload in a block buffer: the header is written directly before the payload, and a wire
+ * frame's header directly before that. A whole number of pages, so that the payload's slots are page-aligned.
+ */
+export const BLOCK_HEADROOM_BYTES = HEADER_BYTES_MAX + PAGE_BYTES;
