@@ -1,0 +1,19 @@
+export { InodeError, type InodeErrorCode } from "./errors";
+export {
+  type BlockUse,
+  type FrozenMap,
+  type InodeSink,
+  type InodeTarget,
+  LOAD_PAGE_COUNT_MAX,
+  type Loaded,
+  lsnOf,
+  makeLocation,
+  type NodeReader,
+  type PageLocation,
+  type PageMap,
+  type PageMapOptions,
+  type PageMapStatistics,
+  SCAN_LEAF_COUNT_MAX,
+  SLOTS_PER_LSN,
+  slotOf,
+} from "./types";
