@@ -1,0 +1,11 @@
+export { DistributedBlock } from "./distributed-block";
+export {
+  Distributor,
+  DISTRIBUTOR_DEFAULTS,
+  type DistributorListener,
+  type DistributorOptions,
+  type DistributorStatistics,
+} from "./distributor";
+export { DistributorError, type DistributorErrorCode } from "./errors";
+export { PeerHealth } from "./peer-health";
+export { Placement } from "./placement";

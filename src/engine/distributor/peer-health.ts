@@ -1,0 +1,140 @@
+/**
+ * What a writer believes of its peers, so that a dead one costs one deadline and not one per block. A peer that
+ * failed or kept silent is passed over until a probe answers; one that is full is tried after the others. All of
+ * it is a hint about order and waiting: nothing here decides what counts as durable.
+ */
+import type { Clock, Incarnation, PeerId } from "../../base";
+import { type PeerTransport, StorageStatus } from "../ports";
+
+const PROBE_BACKOFF_MS_MIN = 250;
+const PROBE_BACKOFF_MS_MAX = 5_000;
+/** How long a peer that refused for lack of space is tried after the others. */
+const FULL_MS = 1_000;
+
+interface PeerState {
+  suspect: boolean;
+  suspectSinceMs: number;
+  probeAtMs: number;
+  probeBackoffMs: number;
+  probing: boolean;
+  fullUntilMs: number;
+  incarnation: Incarnation | "";
+}
+
+export class PeerHealth {
+  readonly #clock: Clock;
+  readonly #transport: PeerTransport;
+  readonly #states = new Map<PeerId, PeerState>();
+  #suspectCount = 0;
+  /** Called when a peer became suspect or answers again. */
+  onChange: (peer: PeerId, up: boolean) => void = () => {};
+
+  constructor(clock: Clock, transport: PeerTransport) {
+    this.#clock = clock;
+    this.#transport = transport;
+  }
+
+  get suspectCount(): number {
+    return this.#suspectCount;
+  }
+
+  isUp(peer: PeerId): boolean {
+    const state = this.#states.get(peer);
+    return !(state?.suspect ?? false) && this.#transport.isLikelyUp(peer);
+  }
+
+  isFull(peer: PeerId): boolean {
+    const state = this.#states.get(peer);
+    return state !== undefined && state.fullUntilMs > 0 && state.fullUntilMs > this.#clock.nowMs();
+  }
+
+  /** How long the peer has not answered; 0 while it is believed up. */
+  silentMs(peer: PeerId): number {
+    const state = this.#states.get(peer);
+    return state?.suspect ? this.#clock.nowMs() - state.suspectSinceMs : 0;
+  }
+
+  /** The incarnation of the peer's last answer, "" while none came. */
+  incarnation(peer: PeerId): Incarnation | "" {
+    return this.#states.get(peer)?.incarnation ?? "";
+  }
+
+  succeeded(peer: PeerId, incarnation: Incarnation | ""): void {
+    const state = this.#state(peer);
+    if (incarnation !== "") state.incarnation = incarnation;
+    state.fullUntilMs = 0;
+    this.#clear(peer, state);
+  }
+
+  /** It answered, but refused: it is alive all the same. */
+  full(peer: PeerId, incarnation: Incarnation | ""): void {
+    const state = this.#state(peer);
+    if (incarnation !== "") state.incarnation = incarnation;
+    state.fullUntilMs = this.#clock.nowMs() + FULL_MS;
+    this.#clear(peer, state);
+  }
+
+  failed(peer: PeerId): void {
+    const state = this.#state(peer);
+    if (state.suspect) return;
+    const nowMs = this.#clock.nowMs();
+    state.suspect = true;
+    state.suspectSinceMs = nowMs;
+    state.probeBackoffMs = PROBE_BACKOFF_MS_MIN;
+    state.probeAtMs = nowMs + PROBE_BACKOFF_MS_MIN;
+    this.#suspectCount++;
+    this.onChange(peer, false);
+  }
+
+  /** Asks suspect peers whose time has come; called by the owner's timer. */
+  probe(): void {
+    if (this.#suspectCount === 0) return;
+    const nowMs = this.#clock.nowMs();
+    for (const [peer, state] of this.#states)
+      if (state.suspect && !state.probing && nowMs >= state.probeAtMs) void this.#probeOne(peer, state);
+  }
+
+  async #probeOne(peer: PeerId, state: PeerState): Promise<void> {
+    state.probing = true;
+    let answered: Incarnation | "" = "";
+    try {
+      answered = (await this.#transport.statistics(peer)).incarnation;
+    } catch {
+      // No answer is the answer: the peer stays suspect and is asked again after the backoff below.
+      answered = "";
+    }
+    state.probing = false;
+    if (answered !== "") return this.succeeded(peer, answered);
+    state.probeBackoffMs = Math.min(state.probeBackoffMs * 2, PROBE_BACKOFF_MS_MAX);
+    state.probeAtMs = this.#clock.nowMs() + state.probeBackoffMs;
+  }
+
+  #clear(peer: PeerId, state: PeerState): void {
+    if (!state.suspect) return;
+    state.suspect = false;
+    this.#suspectCount--;
+    this.onChange(peer, true);
+  }
+
+  #state(peer: PeerId): PeerState {
+    let state = this.#states.get(peer);
+    if (!state) {
+      state = {
+        suspect: false,
+        suspectSinceMs: 0,
+        probeAtMs: 0,
+        probeBackoffMs: PROBE_BACKOFF_MS_MIN,
+        probing: false,
+        fullUntilMs: 0,
+        incarnation: "",
+      };
+      this.#states.set(peer, state);
+    }
+    return state;
+  }
+}
+
+/** Whether this answer says that the peer is not there, rather than that it will not do this. */
+export function meansDown(status: StorageStatus): boolean {
+  return status === StorageStatus.unreachable || status === StorageStatus.unavailable;
+}
