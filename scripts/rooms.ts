@@ -140,6 +140,7 @@ function checkImport(sourceRoot: string, file: string, site: ImportSite): string
   }
   const target = resolveSource(file, specifier);
   if (target === undefined) return `"${specifier}" names no file`;
+  if (target === join(sourceRoot, "../package.json")) return undefined;
   const fromRoom = roomOf(sourceRoot, file);
   const toRoom = roomOf(sourceRoot, target);
   const allowed = ROOMS[fromRoom];

@@ -1,0 +1,118 @@
+/**
+ * From the words of a command line to the command that runs. citty parses flags and prints usage; finding the
+ * command is done here, because citty takes inherited names ("constructor") for commands, drops flags written
+ * before a command, runs a group's own `run` after its subcommand, and ends with 1 where wrong usage is 2.
+ */
+import { renderUsage, runCommand } from "citty";
+import { type AnyCommand, UsageError } from "../cli";
+
+export interface FoundCommand {
+  readonly command: AnyCommand;
+  /** For example ["torus", "ctl", "status"]. */
+  readonly path: readonly string[];
+  /** The words behind the command's name. */
+  readonly rest: readonly string[];
+}
+
+/** Names by which the executable may be called, and the words each stands for. */
+const CALLED_AS: Readonly<Record<string, readonly string[]>> = {
+  torusd: ["daemon"],
+  torusctl: ["ctl"],
+  torusblk: ["blk"],
+  ringtool: ["ringtool"],
+};
+
+/** The command line as `torus` would have got it, whatever name the executable was called by. */
+export function wordsFor(argv0: string, words: readonly string[]): readonly string[] {
+  const name = argv0.slice(argv0.lastIndexOf("/") + 1);
+  return Object.hasOwn(CALLED_AS, name) ? [...CALLED_AS[name]!, ...words] : words;
+}
+
+async function resolveValue<T>(value: T | (() => T | Promise<T>) | Promise<T>): Promise<T> {
+  return typeof value === "function" ? (value as () => T | Promise<T>)() : value;
+}
+
+async function subCommandsOf(command: AnyCommand): Promise<ReadonlyMap<string, AnyCommand>> {
+  const found = new Map<string, AnyCommand>();
+  for (const [name, definition] of Object.entries((await resolveValue(command.subCommands)) ?? {})) {
+    const subCommand = (await resolveValue(definition)) as AnyCommand;
+    found.set(name, subCommand);
+    const alias = (await resolveValue(subCommand.meta))?.alias;
+    for (const other of typeof alias === "string" ? [alias] : (alias ?? [])) found.set(other, subCommand);
+  }
+  return found;
+}
+
+/** Asks the named subcommand only, so that starting a daemon does not load the rest of the program. */
+async function findSubCommand(command: AnyCommand, name: string): Promise<AnyCommand | undefined> {
+  const definitions = (await resolveValue(command.subCommands)) ?? {};
+  if (Object.hasOwn(definitions, name)) return (await resolveValue(definitions[name])) as AnyCommand;
+  return (await subCommandsOf(command)).get(name);
+}
+
+/** Flags that may stand before a command's name: they mean the same everywhere. */
+const GLOBAL_FLAGS = new Set(["--debug", "--help", "-h"]);
+
+/** Walks from `root` down to the command that `words` name; throws UsageError for a name nobody has. */
+export async function findCommand(root: AnyCommand, words: readonly string[]): Promise<FoundCommand> {
+  let command = root;
+  let rest = words;
+  const path = [(await resolveValue(root.meta))?.name ?? "torus"];
+  const passedOn: string[] = [];
+  while (command.subCommands !== undefined) {
+    const nameIndex = rest.findIndex((word) => !GLOBAL_FLAGS.has(word));
+    passedOn.push(...rest.slice(0, nameIndex < 0 ? rest.length : nameIndex));
+    const name = nameIndex < 0 ? undefined : rest[nameIndex]!;
+    rest = nameIndex < 0 ? [] : rest.slice(nameIndex + 1);
+    if (name === undefined) break;
+    const subCommand = name.startsWith("-") ? undefined : await findSubCommand(command, name);
+    if (subCommand === undefined) {
+      const what = name.startsWith("-") ? "option" : "command";
+      throw new UsageError(`Unknown ${what} "${name}" for "${path.join(" ")}": see ${path.join(" ")} --help`);
+    }
+    command = subCommand;
+    path.push(name);
+  }
+  return { command, path, rest: [...passedOn, ...rest] };
+}
+
+function asksForHelp(words: readonly string[]): boolean {
+  const end = words.indexOf("--");
+  return (end < 0 ? words : words.slice(0, end)).some((word) => word === "--help" || word === "-h");
+}
+
+/** A leaf's description goes on with examples; in the list of a group only its first line is of use. */
+async function withShortDescriptions(command: AnyCommand): Promise<AnyCommand> {
+  if (command.subCommands === undefined) return command;
+  const subCommands: Record<string, AnyCommand> = {};
+  for (const [name, definition] of Object.entries((await resolveValue(command.subCommands)) ?? {})) {
+    const subCommand = (await resolveValue(definition)) as AnyCommand;
+    const meta = await resolveValue(subCommand.meta);
+    subCommands[name] = {
+      ...subCommand,
+      meta: { ...meta, description: meta?.description?.split("\n")[0] ?? "" },
+    };
+  }
+  return { ...command, subCommands };
+}
+
+async function usage({ command, path }: FoundCommand): Promise<string> {
+  const meta = { ...(await resolveValue(command.meta)), name: path.join(" ") };
+  return `${(await renderUsage({ ...(await withShortDescriptions(command)), meta })).trimEnd()}\n`;
+}
+
+/** Finds and runs what `words` ask for. Resolves when the command is done; throws what it throws. */
+export async function dispatch(root: AnyCommand, words: readonly string[]): Promise<void> {
+  const found = await findCommand(root, words);
+  if (asksForHelp(found.rest)) {
+    const text = await usage(found);
+    console.log(process.stdout.isTTY ? text : Bun.stripANSI(text));
+    return;
+  }
+  if (found.command.run === undefined) {
+    const names = [...(await subCommandsOf(found.command)).keys()].join(", ");
+    const path = found.path.join(" ");
+    throw new UsageError(`No command given for "${path}": it has ${names}; see ${path} --help`);
+  }
+  await runCommand(found.command, { rawArgs: [...found.rest] });
+}

@@ -1,0 +1,13 @@
+/**
+ * The root of the command tree. Each branch is imported when it is asked for, so that `torus ctl` does not load
+ * the storage engine. It has no `run`: that is what makes it a group.
+ */
+import { defineCommand } from "citty";
+import type { AnyCommand } from "../cli";
+
+export const rootCommand: AnyCommand = defineCommand({
+  meta: { name: "torus", description: "Distributed block storage in one executable" },
+  subCommands: {
+    version: () => import("../version").then((module) => module.versionCommand),
+  },
+});

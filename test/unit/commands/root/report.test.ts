@@ -1,0 +1,41 @@
+import { expect, test } from "bun:test";
+import { runCommand } from "citty";
+import { AssertionError, TorusError } from "../../../../src/base";
+import { reportError } from "../../../../src/commands/root";
+
+test("reportError gives a TorusError's message and exit code, on one line", () => {
+  expect(reportError(new TorusError("x", "Cannot do it:\n  try again"), false)).toEqual({
+    text: "Cannot do it: try again",
+    exitCode: 1,
+  });
+  expect(reportError(new TorusError("x", "Wrong", { exitCode: 2 }), false).exitCode).toBe(2);
+});
+
+test("reportError takes what citty refuses for wrong usage", async () => {
+  const command = { args: { name: { type: "positional" as const } }, run: () => {} };
+  const refused = await runCommand(command, { rawArgs: [] }).catch((error: unknown) => error);
+  expect(reportError(refused, false)).toEqual({
+    text: "Missing required positional argument: NAME",
+    exitCode: 2,
+  });
+});
+
+test("reportError calls everything else a bug", () => {
+  expect(reportError(new AssertionError("page 3 is mapped twice"), false)).toEqual({
+    text: "Internal error: page 3 is mapped twice; please report it, with --debug",
+    exitCode: 1,
+  });
+  expect(reportError(new TypeError("x is undefined"), false).text).toBe(
+    "Internal error: TypeError: x is undefined; please report it, with --debug",
+  );
+  expect(reportError("just text", false).exitCode).toBe(1);
+});
+
+test("reportError shows stacks and causes only with debug", () => {
+  const error = new TorusError("x", "Cannot do it", { cause: new Error("the disk is gone") });
+  expect(reportError(error, false).text).toBe("Cannot do it");
+  const text = reportError(error, true).text;
+  expect(text).toStartWith("Cannot do it\n");
+  expect(text).toContain("caused by: Error: the disk is gone");
+  expect(text).toContain("report.test.ts");
+});
