@@ -41,7 +41,10 @@ export interface InodeSink {
   readonly volumeId: VolumeId;
   readonly epoch: Epoch;
   readonly payloadBytesMax: number;
-  /** Gives the next INode block; waits for a free buffer (the backpressure). Rejects when the volume failed. */
+  /**
+   * Gives the next INode block; waits for a free buffer (the backpressure) and lets the loop turn. Rejects when the
+   * volume failed.
+   */
   begin(): Promise<InodeTarget>;
   /** The block is filled: seal and send it. The volume waits for all of them before it commits the head. */
   finish(target: InodeTarget, payloadBytes: number): void;
@@ -94,8 +97,11 @@ export interface PageMap {
   beginEpoch(volumeId: VolumeId, epoch: Epoch): void;
   /** The lsn of data block `index` (from 1) of the current epoch; it is taken from now on. */
   claimLsn(index: number): number;
-  /** The data block of a claimed lsn that has or had live pages. */
-  refOf(lsn: number): BlockRef;
+  /**
+   * The data block of a claimed lsn. Undefined when nothing maps to its epoch any more, which only somebody who
+   * kept a location over a checkpoint can meet: look the page up again.
+   */
+  refOf(lsn: number): BlockRef | undefined;
 
   // ---- loading -----------------------------------------------------------------------------------------------
   /**
@@ -154,8 +160,8 @@ export interface PageMap {
   abandon(frozen: FrozenMap): void;
 }
 
-/** 64 leaves: the most that one ensureLoaded or ensureWritable covers. */
-export const LOAD_PAGE_COUNT_MAX = 64 * 1024;
+/** 64 MiB of volume: the most that one ensureLoaded or ensureWritable covers. */
+export const LOAD_PAGE_COUNT_MAX = 16 * 1024;
 export const SCAN_LEAF_COUNT_MAX = 16;
 export const SLOTS_PER_LSN = 2048;
 
