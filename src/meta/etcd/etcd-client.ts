@@ -9,7 +9,7 @@ import { type Clock, sleep } from "../../base";
 import { MetaError, unknownOutcome, unreachable } from "../errors";
 import type { CallOptions } from "../kv";
 import { CALL_DEADLINE_MS } from "../limits";
-import { classifyEtcdError, type EtcdFailure, errorText, shortReason } from "./etcd-errors";
+import { classifyEtcdError, type EtcdFailure, shortReason } from "./etcd-errors";
 
 export interface EtcdCredentials {
   readonly user?: string;
@@ -40,7 +40,7 @@ const RETRY_PAUSE_MS = 100;
 const ATTEMPT_MS_MIN = 1_000;
 
 /** A policy of etcd3's fault handling that does nothing at all. */
-const noPolicy = { execute: (body: (context: unknown) => unknown) => body({}) } as unknown as NonNullable<
+const noPolicy = { execute: async (body: (context: unknown) => unknown) => body({}) } as unknown as NonNullable<
   NonNullable<IOptions["faultHandling"]>["global"]
 >;
 
@@ -184,6 +184,15 @@ export class EtcdClient {
   }
 }
 
+/**
+ * Ends a stream without harm to others: etcd3 takes the cancellation of a stream that is still writable for a
+ * failure of the endpoint, and drops all its connections.
+ */
+export function cancelStream(stream: { end(): void; cancel(): void }): void {
+  stream.end();
+  stream.cancel();
+}
+
 /** The call itself cannot be taken back: an abort of a transaction that was sent leaves its outcome unknown. */
 function abortable<T>(promise: Promise<T>, call: EtcdCall<T>, signal?: AbortSignal): Promise<T> {
   if (signal === undefined) return promise;
@@ -233,4 +242,3 @@ function etcd3Options(endpoint: string, options: EtcdClientOptions): IOptions {
   };
 }
 
-export { errorText };

@@ -19,7 +19,7 @@ import type {
   WatchListener,
   WatchOptions,
 } from "../kv";
-import { EtcdClient, type EtcdCredentials } from "./etcd-client";
+import { cancelStream, EtcdClient, type EtcdCredentials } from "./etcd-client";
 import { decodeEntry, encodeCompare, encodeOperation, encodeRead, prefixEnd } from "./etcd-codec";
 import { classifyEtcdError } from "./etcd-errors";
 import { EtcdWatch } from "./etcd-watch";
@@ -154,7 +154,7 @@ export class EtcdStore implements KeyValueStore {
           return new Promise((resolve, reject) => {
             stream.on("data", (message: ILeaseKeepAliveResponse) => {
               resolve(message);
-              stream.cancel();
+              cancelStream(stream);
             });
             // The cancel above ends in an error too, after the promise is settled.
             stream.on("error", reject);

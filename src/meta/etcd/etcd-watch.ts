@@ -9,7 +9,7 @@ import type { Etcd3, IWatchResponse, WatchClient } from "etcd3";
 import { type Clock, sleep } from "../../base";
 import { MetaError } from "../errors";
 import type { RangeResult, Watch, WatchEvent, WatchListener } from "../kv";
-import type { EtcdClient } from "./etcd-client";
+import { cancelStream, type EtcdClient } from "./etcd-client";
 import { decodeEntry, prefixEnd } from "./etcd-codec";
 
 const BACKOFF_MS_MIN = 100;
@@ -133,7 +133,7 @@ export class EtcdWatch implements Watch {
         openTimer.cancel();
         this.#abort.signal.removeEventListener("abort", onClose);
         if (end === "failed") this.#client.markFailed(endpointIndex);
-        stream.cancel();
+        cancelStream(stream);
         resolve(end);
       };
       const onClose = () => finish("closed");
@@ -171,7 +171,7 @@ export class EtcdWatch implements Watch {
     const opening = client.watchClient.watch(requireLeader).then(
       (stream) => {
         if (!isLate) return stream;
-        stream.cancel();
+        cancelStream(stream);
         return undefined;
       },
       () => undefined,
