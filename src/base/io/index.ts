@@ -1,6 +1,21 @@
 export { IoError, type IoErrorCode } from "./errors";
+export {
+  createWakeHandle,
+  EventLoop,
+  type EventLoopOptions,
+  type FdWatch,
+  kickLoop,
+  type TurnEndHook,
+} from "./event-loop";
 export { C, cPath, errnoName, libc, must, systemError } from "./libc";
 export { BufferPool, bufferAt, nativeBuffer, populatedBuffer } from "./memory";
+export {
+  formatStreamAddress,
+  type ParsedAddress,
+  parseStreamAddress,
+  resolveStreamAddress,
+} from "./socket-address";
+export { SocketNetwork, type SocketNetworkOptions, type SocketStatistics } from "./socket-network";
 export type {
   StreamAddress,
   StreamConnection,

@@ -1,0 +1,231 @@
+/**
+ * One thread's event loop over epoll: it waits for file descriptors and timers, runs their handlers, then what
+ * was queued for the end of the turn (one sync for all puts, one send for all replies), and then gives the
+ * runtime one turn of its own, so that promises go on and posted messages arrive. A loop blocked in epoll_wait
+ * does not see the runtime's own timers and sockets: whatever runs on this thread uses this Clock and these
+ * sockets, and another thread that posted a message writes to `wakeHandle` (`kickLoop`) afterwards.
+ *
+ * A turn: epoll_wait -> handlers -> due timers -> end of turn -> setImmediate -> end of turn once more.
+ * An exception of a handler is a bug: it ends `run` and with it the worker.
+ */
+import type { Clock, Timer, TurnScheduler } from "../clock";
+import { assert } from "../errors";
+import { C, libc, must } from "./libc";
+import { nativeBuffer } from "./memory";
+import { bootTimeMs } from "./system";
+import { TimerHeap } from "./timer-heap";
+
+/** epoll_event is packed on x86-64 only. */
+const EVENT_BYTES = process.arch === "x64" ? 12 : 16;
+const EVENT_DATA_OFFSET = process.arch === "x64" ? 4 : 8;
+const EVENT_COUNT_MAX = 256;
+/** Rounds of end-of-turn work before other descriptors get their chance again. */
+const END_ROUNDS_MAX = 16;
+
+export interface FdWatch {
+  /** Which events to hear of from now on: a sum of C.EPOLLIN and C.EPOLLOUT; errors are always told. */
+  setEvents(events: number): void;
+  /** Stops watching; no handler runs afterwards, even for events already fetched. The descriptor stays open. */
+  close(): void;
+}
+
+/** Work at the end of each turn, after the afterTurn callbacks; returns whether it has more to do at once. */
+export type TurnEndHook = () => boolean;
+
+export interface EventLoopOptions {
+  /** An eventfd of whoever wakes this loop, who keeps it open; without it the loop makes and closes its own. */
+  readonly wakeHandle?: number;
+  /** Longest wait in the kernel; a test on the main thread sets a few ms to let the runtime breathe. */
+  readonly blockMsMax?: number;
+}
+
+class Watch implements FdWatch {
+  constructor(
+    private readonly loop: EventLoop,
+    readonly fd: number,
+    readonly generation: number,
+    readonly handler: (events: number) => void,
+  ) {}
+
+  setEvents(events: number): void {
+    this.loop.control(C.EPOLL_CTL_MOD, this, events);
+  }
+
+  close(): void {
+    this.loop.unwatch(this);
+  }
+}
+
+export class EventLoop implements Clock, TurnScheduler {
+  /** The eventfd's number, valid in every thread of this process: see `kickLoop`. */
+  readonly wakeHandle: number;
+  readonly #ownsWakeHandle: boolean;
+  readonly #epoll: number;
+  readonly #events = nativeBuffer(EVENT_BYTES * EVENT_COUNT_MAX);
+  readonly #control = nativeBuffer(16);
+  readonly #counter = nativeBuffer(8);
+  readonly #watches: (Watch | undefined)[] = [];
+  readonly #timers = new TimerHeap();
+  readonly #hooks: TurnEndHook[] = [];
+  readonly #blockMsMax: number;
+  #afterTurn: (() => void)[] = [];
+  #generation = 0;
+  #running = false;
+  #stopped = false;
+  #disposed = false;
+  /** Turns so far, for metrics. */
+  turnCount = 0;
+
+  constructor(options: EventLoopOptions = {}) {
+    this.#epoll = must("make an epoll instance", libc.epollCreate());
+    this.#ownsWakeHandle = options.wakeHandle === undefined;
+    this.wakeHandle = options.wakeHandle ?? createWakeHandle();
+    this.#blockMsMax = options.blockMsMax ?? 60_000;
+    this.watch(this.wakeHandle, () => libc.read(this.wakeHandle, this.#counter.address, 8), C.EPOLLIN);
+  }
+
+  nowMs(): number {
+    return bootTimeMs();
+  }
+
+  wallMs(): number {
+    return Date.now();
+  }
+
+  schedule(delayMs: number, callback: () => void): Timer {
+    return this.#timers.add(bootTimeMs() + delayMs, callback);
+  }
+
+  afterTurn(callback: () => void): void {
+    this.#afterTurn.push(callback);
+  }
+
+  /** Registers permanent end-of-turn work, such as sending what all sockets gathered. */
+  onTurnEnd(hook: TurnEndHook): void {
+    this.#hooks.push(hook);
+  }
+
+  /** Calls `handler` with the events that a descriptor has, as long as it has them (level-triggered). */
+  watch(fd: number, handler: (events: number) => void, events: number = C.EPOLLIN): FdWatch {
+    assert(this.#watches[fd] === undefined, `descriptor ${fd} is already watched`);
+    this.#generation = (this.#generation + 1) >>> 0;
+    const watch = new Watch(this, fd, this.#generation, handler);
+    this.control(C.EPOLL_CTL_ADD, watch, events);
+    this.#watches[fd] = watch;
+    return watch;
+  }
+
+  /** Runs turns until `stop`. Rejects with whatever a handler threw. */
+  async run(): Promise<void> {
+    assert(!this.#running && !this.#stopped, "an event loop runs once");
+    this.#running = true;
+    let more = true;
+    try {
+      while (!this.#stopped) {
+        this.turn(more ? 0 : this.#waitMs());
+        this.#endTurn();
+        await new Promise(nextRuntimeTurn);
+        more = this.#endTurn();
+      }
+    } finally {
+      this.#stopped = true;
+      this.#running = false;
+      this.#dispose();
+    }
+  }
+
+  /** Ends `run` after the current turn. */
+  stop(): void {
+    this.#stopped = true;
+    if (!this.#running) this.#dispose();
+    else this.wake();
+  }
+
+  /** Ends the current or next wait. */
+  wake(): void {
+    kickLoop(this.wakeHandle);
+  }
+
+  /** One wait and its handlers; only `run` and tests call it. */
+  turn(timeoutMs: number): void {
+    this.turnCount++;
+    const count = libc.epollWait(this.#epoll, this.#events.address, EVENT_COUNT_MAX, timeoutMs);
+    if (count < 0 && count !== -C.EINTR) must("wait for events", count);
+    const view = this.#events.view;
+    for (let index = 0; index < count; index++) {
+      const offset = index * EVENT_BYTES;
+      const watch = this.#watches[view.getUint32(offset + EVENT_DATA_OFFSET, true)];
+      // The number may have been closed and opened again since the kernel reported: generations tell.
+      if (watch === undefined || watch.generation !== view.getUint32(offset + EVENT_DATA_OFFSET + 4, true))
+        continue;
+      watch.handler(view.getUint32(offset, true));
+    }
+    if (this.#timers.size > 0) this.#timers.runDue(bootTimeMs());
+  }
+
+  /** For Watch. */
+  control(operation: number, watch: Watch, events: number): void {
+    const view = this.#control.view;
+    view.setUint32(0, events, true);
+    view.setUint32(EVENT_DATA_OFFSET, watch.fd, true);
+    view.setUint32(EVENT_DATA_OFFSET + 4, watch.generation, true);
+    must(
+      `watch descriptor ${watch.fd}`,
+      libc.epollCtl(this.#epoll, operation, watch.fd, this.#control.address),
+    );
+  }
+
+  /** For Watch. */
+  unwatch(watch: Watch): void {
+    if (this.#watches[watch.fd] !== watch) return;
+    this.#watches[watch.fd] = undefined;
+    if (!this.#disposed) this.control(C.EPOLL_CTL_DEL, watch, 0);
+  }
+
+  #waitMs(): number {
+    if (this.#timers.size === 0) return this.#blockMsMax;
+    const delayMs = Math.ceil(this.#timers.nextDueMs - bootTimeMs());
+    return delayMs <= 0 ? 0 : Math.min(delayMs, this.#blockMsMax);
+  }
+
+  /** Returns whether work is left for a next turn without a wait. */
+  #endTurn(): boolean {
+    for (let round = 0; round < END_ROUNDS_MAX; round++) {
+      const callbacks = this.#afterTurn;
+      if (callbacks.length > 0) {
+        this.#afterTurn = [];
+        for (const callback of callbacks) callback();
+      }
+      let more = false;
+      for (const hook of this.#hooks) if (hook()) more = true;
+      if (!more && this.#afterTurn.length === 0) return false;
+    }
+    return true;
+  }
+
+  #dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    libc.close(this.#epoll);
+    if (this.#ownsWakeHandle) libc.close(this.wakeHandle);
+  }
+}
+
+const nextRuntimeTurn = (resolve: (value: undefined) => void) => {
+  setImmediate(resolve, undefined);
+};
+
+/** Makes an eventfd for `EventLoopOptions.wakeHandle`; the maker closes it, after the loop has ended. */
+export function createWakeHandle(): number {
+  return must("make an eventfd", libc.eventfd(0, C.EFD_NONBLOCK | C.EFD_CLOEXEC));
+}
+
+const one = nativeBuffer(8);
+one.words[0] = 1;
+
+/** Wakes the loop that waits on this eventfd, from any thread. */
+export function kickLoop(wakeHandle: number): void {
+  const written = libc.write(wakeHandle, one.address, 8);
+  // EAGAIN: the counter is full, so the loop is about to wake anyway.
+  if (written !== -C.EAGAIN) must("wake an event loop", written);
+}

@@ -1,0 +1,119 @@
+import { expect, test } from "bun:test";
+import {
+  C,
+  createWakeHandle,
+  EventLoop,
+  type FdWatch,
+  kickLoop,
+  libc,
+  nativeBuffer,
+} from "../../../../src/base/io";
+
+function socketPair(): [number, number] {
+  const pair = new Int32Array(2);
+  expect(libc.socketpair(C.AF_UNIX, C.SOCK_STREAM | C.SOCK_NONBLOCK | C.SOCK_CLOEXEC, pair)).toBe(0);
+  return [pair[0] as number, pair[1] as number];
+}
+
+const byte = nativeBuffer(8);
+
+test("EventLoop runs handlers, then timers, then the end of the turn, then promises", async () => {
+  const loop = new EventLoop();
+  const [near, far] = socketPair();
+  const order: string[] = [];
+  libc.send(far, byte.address, 1, 0);
+  const watch = loop.watch(near, () => {
+    libc.recv(near, byte.address, 1, 0);
+    order.push("handler");
+    loop.afterTurn(() => {
+      order.push("end of turn");
+      loop.afterTurn(() => order.push("queued meanwhile"));
+    });
+    void Promise.resolve().then(() => {
+      order.push("promise");
+      loop.afterTurn(() => {
+        order.push("end once more");
+        loop.stop();
+      });
+    });
+  });
+  loop.schedule(0, () => order.push("timer"));
+  loop.onTurnEnd(() => {
+    if (order.at(-1) === "queued meanwhile") order.push("hook");
+    return false;
+  });
+  await loop.run();
+  watch.close();
+  libc.close(near);
+  libc.close(far);
+  expect(order).toEqual([
+    "handler",
+    "timer",
+    "end of turn",
+    "queued meanwhile",
+    "hook",
+    "promise",
+    "end once more",
+  ]);
+});
+
+test("EventLoop drops an event of a descriptor that was closed and opened again in the same turn", async () => {
+  const loop = new EventLoop();
+  const pairs = [socketPair(), socketPair()] as const;
+  const stale: number[] = [];
+  const watches: FdWatch[] = [];
+  let handled = 0;
+  for (const [index, [near, far]] of pairs.entries()) {
+    libc.send(far, byte.address, 1, 0);
+    const other = pairs[1 - index] as [number, number];
+    watches[index] = loop.watch(near, () => {
+      if (handled++ > 0) return;
+      // Both have an event in this turn: end the other one, and give its number to something new.
+      watches[1 - index]?.close();
+      libc.close(other[0]);
+      const reused = libc.eventfd(0, C.EFD_NONBLOCK);
+      expect(reused).toBe(other[0]);
+      loop.watch(reused, () => stale.push(reused));
+      watches[index]?.close();
+      loop.afterTurn(() => loop.stop());
+    });
+  }
+  await loop.run();
+  expect(handled).toBe(1);
+  expect(stale).toEqual([]);
+  for (const [near, far] of pairs) {
+    libc.close(near);
+    libc.close(far);
+  }
+});
+
+test("kickLoop from another thread ends a wait, and the message posted before it is there", async () => {
+  const wakeHandle = createWakeHandle();
+  const loop = new EventLoop({ wakeHandle });
+  const source = `
+    import { kickLoop } from ${JSON.stringify(new URL("../../../../src/base/io/index.ts", import.meta.url).href)};
+    postMessage("hello");
+    kickLoop(${wakeHandle});
+  `;
+  const worker = new Worker(URL.createObjectURL(new Blob([source], { type: "application/typescript" })));
+  let message: unknown;
+  worker.onmessage = (event) => {
+    message = event.data;
+    loop.stop();
+  };
+  const guard = loop.schedule(8000, () => loop.stop());
+  await loop.run();
+  guard.cancel();
+  expect(message).toBe("hello");
+  worker.terminate();
+  kickLoop(wakeHandle);
+  libc.close(wakeHandle);
+});
+
+test("EventLoop.run rejects with what a handler threw", async () => {
+  const loop = new EventLoop();
+  loop.schedule(1, () => {
+    throw new Error("a bug");
+  });
+  await expect(loop.run()).rejects.toThrow("a bug");
+});
