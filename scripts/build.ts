@@ -111,7 +111,8 @@ async function build(target: Target, outfile: string): Promise<void> {
     entrypoints: ["src/main.ts", ...workers].map((file) => join(root, file)),
     root: join(root, "src"),
     target: "bun",
-    minify: true,
+    // Identifiers stay, so that the stack of a --debug report names functions and error classes.
+    minify: { whitespace: true, syntax: true, identifiers: false },
     define: {
       TORUS_VERSION: JSON.stringify(packageJson.version),
       TORUS_COMMIT: JSON.stringify(gitCommit()),
