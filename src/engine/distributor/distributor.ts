@@ -20,7 +20,7 @@ import {
 import { type PeerTransport, StorageStatus } from "../ports";
 import { DistributedBlock, type Try, TryState } from "./distributed-block";
 import { DistributorError } from "./errors";
-import { meansDown, PeerHealth } from "./peer-health";
+import { meansDown, type PeerHealth } from "./peer-health";
 import type { Placement } from "./placement";
 
 export interface DistributorOptions {
@@ -98,6 +98,7 @@ export class Distributor {
     transport: PeerTransport,
     placement: Placement,
     listener: DistributorListener,
+    health: PeerHealth,
     options: DistributorOptions = DISTRIBUTOR_DEFAULTS,
   ) {
     this.#clock = clock;
@@ -105,7 +106,7 @@ export class Distributor {
     this.#current = placement;
     this.#listener = listener;
     this.#options = options;
-    this.health = new PeerHealth(clock, transport);
+    this.health = health;
   }
 
   get placement(): Placement {
@@ -433,7 +434,6 @@ export class Distributor {
   #tick(): void {
     if (this.#stopped) return;
     const nowMs = this.#clock.nowMs();
-    this.health.probe();
     for (const block of this.#active) {
       const passedOver = this.#passOverSilent(block, nowMs);
       const retry = block.stuck && nowMs >= block.retryAtMs;
@@ -444,7 +444,7 @@ export class Distributor {
       if (passedOver || retry) this.#touched.push(block);
     }
     this.#run();
-    if (this.#active.size > 0 || this.#waitingHead < this.#waiting.length || this.health.suspectCount > 0)
+    if (this.#active.size > 0 || this.#waitingHead < this.#waiting.length)
       this.#arm();
   }
 

@@ -7,5 +7,5 @@ export {
   type DistributorStatistics,
 } from "./distributor";
 export { DistributorError, type DistributorErrorCode } from "./errors";
-export { PeerHealth } from "./peer-health";
+export { meansDown, PeerHealth } from "./peer-health";
 export { Placement } from "./placement";

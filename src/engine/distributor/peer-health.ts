@@ -3,9 +3,10 @@
  * failed or kept silent is passed over until a probe answers; one that is full is tried after the others. All of
  * it is a hint about order and waiting: nothing here decides what counts as durable.
  */
-import type { Clock, Incarnation, PeerId } from "../../base";
+import type { Clock, Incarnation, PeerId, Timer } from "../../base";
 import { type PeerTransport, StorageStatus } from "../ports";
 
+const PROBE_TICK_MS = 100;
 const PROBE_BACKOFF_MS_MIN = 250;
 const PROBE_BACKOFF_MS_MAX = 5_000;
 /** How long a peer that refused for lack of space is tried after the others. */
@@ -26,6 +27,8 @@ export class PeerHealth {
   readonly #transport: PeerTransport;
   readonly #states = new Map<PeerId, PeerState>();
   #suspectCount = 0;
+  #timer: Timer | undefined;
+  #closed = false;
   /** Called when a peer became suspect or answers again. */
   onChange: (peer: PeerId, up: boolean) => void = () => {};
 
@@ -83,12 +86,28 @@ export class PeerHealth {
     state.probeBackoffMs = PROBE_BACKOFF_MS_MIN;
     state.probeAtMs = nowMs + PROBE_BACKOFF_MS_MIN;
     this.#suspectCount++;
+    this.#arm();
     this.onChange(peer, false);
   }
 
-  /** Asks suspect peers whose time has come; called by the owner's timer. */
-  probe(): void {
-    if (this.#suspectCount === 0) return;
+  /** Asks no more. */
+  close(): void {
+    this.#closed = true;
+    this.#timer?.cancel();
+    this.#timer = undefined;
+  }
+
+  #arm(): void {
+    if (this.#timer || this.#closed || this.#suspectCount === 0) return;
+    this.#timer = this.#clock.schedule(PROBE_TICK_MS, () => {
+      this.#timer = undefined;
+      this.#probe();
+      this.#arm();
+    });
+  }
+
+  /** Asks the suspect peers whose time has come. */
+  #probe(): void {
     const nowMs = this.#clock.nowMs();
     for (const [peer, state] of this.#states)
       if (state.suspect && !state.probing && nowMs >= state.probeAtMs) void this.#probeOne(peer, state);
@@ -104,6 +123,7 @@ export class PeerHealth {
       answered = "";
     }
     state.probing = false;
+    if (this.#closed) return;
     if (answered !== "") return this.succeeded(peer, answered);
     state.probeBackoffMs = Math.min(state.probeBackoffMs * 2, PROBE_BACKOFF_MS_MAX);
     state.probeAtMs = this.#clock.nowMs() + state.probeBackoffMs;

@@ -1,0 +1,310 @@
+/**
+ * Reads parts of sealed blocks from the peers, checked. The order of asking is the block's permutation on the ring
+ * of now (the local peer first where it should have the block, peers believed dead last), then the rest of the
+ * ring, then every registered peer. A copy that fails its check is reported, and rewritten from a good one; a read
+ * ends well only with bytes that match the CRCs sealed with them, and never with zeroes in their place.
+ *
+ * Requests are pooled objects that are handed to the transport themselves: no closure or promise per read.
+ */
+import { type BlockRef, type ClusterId, heapBuffer, type NativeBuffer, type PeerId } from "../../base";
+import type { Ring } from "../../ring";
+import {
+  BLOCK_HEADROOM_BYTES,
+  BlockFault,
+  BlockHeader,
+  blockSeed,
+  BlockVerifier,
+  clusterIdBytes,
+  clusterSeed,
+  HEADER_BYTES_MAX,
+  PAGE_BYTES,
+  readCheck,
+} from "../block";
+import { meansDown, type PeerHealth } from "../distributor";
+import { type OutgoingRead, type PeerTransport, StorageStatus } from "../ports";
+import type { ReadLevel } from "./options";
+import type { VolumeStatistics } from "./statistics";
+
+/** Permutation entries looked at before the whole cluster is asked, beyond the replication. */
+const SPARE_CANDIDATES = 1;
+const POOL_MAX = 256;
+
+/** The cluster as a reader sees it; answers may change from call to call. */
+export interface ReaderView {
+  ring(): Ring;
+  /** All registered peers, live or not. */
+  peers(): readonly PeerId[];
+}
+
+export interface BlockReaderPorts {
+  readonly clusterId: ClusterId;
+  readonly transport: PeerTransport;
+  readonly health: PeerHealth;
+  readonly view: ReaderView;
+  readonly statistics: VolumeStatistics;
+}
+
+export interface BlockReaderOptions {
+  readonly readLevel: ReadLevel;
+  /** The peer of this process or machine, asked first where it should have the block. */
+  readonly localPeerId: PeerId | undefined;
+}
+
+const NO_REF = { kind: 1, volumeId: 1, epoch: 1, index: 1 } as BlockRef;
+const NO_BUFFER = heapBuffer(0);
+
+export class BlockRead implements OutgoingRead {
+  ref: BlockRef = NO_REF;
+  firstSlot = 0;
+  slotCount = 0;
+  destination: NativeBuffer = NO_BUFFER;
+  destinationOffset = 0;
+  /** Bytes that the slots must have; 0 for a header. Set by `start`'s caller. */
+  expectedBytes = 0;
+  /** Ask only this peer. */
+  onlyPeer: PeerId | undefined;
+  /** Runs once with the outcome; whoever acquired the read releases it then. */
+  finished: ((read: BlockRead, status: StorageStatus) => void) | undefined;
+  /** The caller's own. */
+  context: unknown;
+  /** Bytes received, after ok. */
+  lengthBytes = 0;
+  /** Where the good copy came from, after ok. */
+  servedBy: PeerId | undefined;
+  readonly candidates: PeerId[] = [];
+  attempt = 0;
+  askedAll = false;
+  badPeer: PeerId | undefined;
+  sawUnreachable = false;
+  answered: ((read: BlockRead, peer: PeerId, status: StorageStatus, lengthBytes: number, check: number) => void) | undefined;
+
+  done(peer: PeerId, status: StorageStatus, lengthBytes: number, check: number): void {
+    this.answered?.(this, peer, status, lengthBytes, check);
+  }
+}
+
+export class BlockReader {
+  /** Told of a copy that failed its check, when another was good. */
+  onBadCopy: (ref: BlockRef, peer: PeerId) => void = () => {};
+  readonly #ports: BlockReaderPorts;
+  readonly #options: BlockReaderOptions;
+  readonly #seed: number;
+  readonly #idBytes: Uint8Array;
+  readonly #pool: BlockRead[] = [];
+  readonly #header = new BlockHeader();
+  #permutation = new Uint16Array(64);
+  #spread = 0;
+  #seedRef: BlockRef | undefined;
+  #blockSeed = 0;
+
+  constructor(ports: BlockReaderPorts, options: BlockReaderOptions) {
+    this.#ports = ports;
+    this.#options = options;
+    this.#seed = clusterSeed(ports.clusterId);
+    this.#idBytes = clusterIdBytes(ports.clusterId);
+  }
+
+  acquire(): BlockRead {
+    const read = this.#pool.pop() ?? new BlockRead();
+    read.onlyPeer = undefined;
+    return read;
+  }
+
+  release(read: BlockRead): void {
+    read.finished = undefined;
+    read.context = undefined;
+    read.destination = NO_BUFFER;
+    if (this.#pool.length < POOL_MAX) this.#pool.push(read);
+  }
+
+  /** Starts a read whose fields are filled; `finished` runs once, possibly before this returns. */
+  start(read: BlockRead): void {
+    read.attempt = 0;
+    read.askedAll = read.onlyPeer !== undefined;
+    read.badPeer = undefined;
+    read.sawUnreachable = false;
+    read.answered = this.#onAnswer;
+    read.candidates.length = 0;
+    if (read.onlyPeer !== undefined) read.candidates.push(read.onlyPeer);
+    else this.#chooseFirst(read);
+    this.#askNext(read);
+  }
+
+  /** Reads a header into destination (room for HEADER_BYTES_MAX). Rejects never; resolves with the outcome. */
+  readHeader(ref: BlockRef, destination: NativeBuffer, offset: number, onlyPeer?: PeerId): Promise<StorageStatus> {
+    return this.#readOnce(ref, 0, 0, 0, destination, offset, onlyPeer);
+  }
+
+  /**
+   * Reads and verifies a whole block into a block buffer: header before, payload from BLOCK_HEADROOM_BYTES on.
+   * Resolves with where the block starts, or with the status that says why there is none.
+   */
+  async readBlock(
+    ref: BlockRef,
+    buffer: NativeBuffer,
+    onlyPeer?: PeerId,
+  ): Promise<{ readonly status: StorageStatus; readonly offset: number; readonly lengthBytes: number }> {
+    const scratch = heapBuffer(HEADER_BYTES_MAX);
+    const failed = (status: StorageStatus) => ({ status, offset: 0, lengthBytes: 0 });
+    const status = await this.readHeader(ref, scratch, 0, onlyPeer);
+    if (status !== StorageStatus.ok) return failed(status);
+    const header = new BlockHeader();
+    if (header.parse(scratch, 0, scratch.bytes.length) !== BlockFault.none) return failed(StorageStatus.corrupt);
+    if (BLOCK_HEADROOM_BYTES + header.payloadBytes > buffer.bytes.length) return failed(StorageStatus.badRequest);
+    const offset = BLOCK_HEADROOM_BYTES - header.headerBytes;
+    buffer.bytes.set(scratch.bytes.subarray(0, header.headerBytes), offset);
+    if (header.slotCount > 0) {
+      const body = await this.#readOnce(
+        ref,
+        0,
+        header.slotCount,
+        header.payloadBytes,
+        buffer,
+        BLOCK_HEADROOM_BYTES,
+        onlyPeer,
+      );
+      if (body !== StorageStatus.ok) return failed(body);
+    }
+    const verifier = new BlockVerifier(this.#ports.clusterId);
+    if (verifier.verify(buffer, offset, header.lengthBytes) !== BlockFault.none) return failed(StorageStatus.corrupt);
+    return { status: StorageStatus.ok, offset, lengthBytes: header.lengthBytes };
+  }
+
+  #readOnce(
+    ref: BlockRef,
+    firstSlot: number,
+    slotCount: number,
+    expectedBytes: number,
+    destination: NativeBuffer,
+    offset: number,
+    onlyPeer: PeerId | undefined,
+  ): Promise<StorageStatus> {
+    return new Promise((resolve) => {
+      const read = this.acquire();
+      read.ref = ref;
+      read.firstSlot = firstSlot;
+      read.slotCount = slotCount;
+      read.expectedBytes = expectedBytes;
+      read.destination = destination;
+      read.destinationOffset = offset;
+      read.onlyPeer = onlyPeer;
+      read.finished = (finished, status) => {
+        this.release(finished);
+        resolve(status);
+      };
+      this.start(read);
+    });
+  }
+
+  /** The first few of the permutation: those believed up first, the local peer before all. */
+  #chooseFirst(read: BlockRead): void {
+    const ring = this.#ports.view.ring();
+    const peers = ring.peers;
+    const replication = ring.spec.replication;
+    if (this.#permutation.length < peers.length) this.#permutation = new Uint16Array(peers.length);
+    const count = ring.permutation(
+      read.ref,
+      Math.min(peers.length, replication + SPARE_CANDIDATES),
+      this.#permutation,
+    );
+    const first = Math.min(replication, count);
+    const start = this.#options.readLevel === "spread" && first > 0 ? this.#spread++ % first : 0;
+    const out = read.candidates;
+    for (let pass = 0; pass < 2; pass++)
+      for (let position = 0; position < count; position++) {
+        const turned = position < first ? (position + start) % first : position;
+        const peer = peers[this.#permutation[turned] as number] as PeerId;
+        if (this.#ports.health.isUp(peer) !== (pass === 0)) continue;
+        const isLocal = peer === this.#options.localPeerId && position < first && this.#options.readLevel !== "seq";
+        if (isLocal) out.unshift(peer);
+        else out.push(peer);
+      }
+  }
+
+  #chooseRest(read: BlockRead): void {
+    read.askedAll = true;
+    const ring = this.#ports.view.ring();
+    const peers = ring.peers;
+    if (this.#permutation.length < peers.length) this.#permutation = new Uint16Array(peers.length);
+    const count = ring.permutation(read.ref, peers.length, this.#permutation);
+    const out = read.candidates;
+    for (let position = 0; position < count; position++) {
+      const peer = peers[this.#permutation[position] as number] as PeerId;
+      if (!out.includes(peer)) out.push(peer);
+    }
+    for (const peer of this.#ports.view.peers()) if (!out.includes(peer)) out.push(peer);
+  }
+
+  #askNext(read: BlockRead): void {
+    if (read.attempt === read.candidates.length && !read.askedAll) this.#chooseRest(read);
+    const peer = read.candidates[read.attempt];
+    if (peer === undefined) {
+      let status: StorageStatus = StorageStatus.notFound;
+      if (read.sawUnreachable) status = StorageStatus.unreachable;
+      else if (read.badPeer !== undefined) status = StorageStatus.corrupt;
+      return this.#finish(read, status);
+    }
+    read.attempt++;
+    this.#ports.transport.read(peer, read);
+  }
+
+  readonly #onAnswer = (
+    read: BlockRead,
+    peer: PeerId,
+    status: StorageStatus,
+    lengthBytes: number,
+    check: number,
+  ): void => {
+    if (status === StorageStatus.ok) {
+      if (this.#isGood(read, lengthBytes, check)) {
+        read.lengthBytes = lengthBytes;
+        read.servedBy = peer;
+        if (read.badPeer !== undefined && read.onlyPeer === undefined) this.onBadCopy(read.ref, read.badPeer);
+        return this.#finish(read, StorageStatus.ok);
+      }
+      this.#ports.statistics.badCopies++;
+      read.badPeer = peer;
+    } else if (status === StorageStatus.corrupt) {
+      this.#ports.statistics.badCopies++;
+      read.badPeer = peer;
+    } else if (status !== StorageStatus.notFound) {
+      read.sawUnreachable = true;
+      if (meansDown(status)) this.#ports.health.failed(peer);
+    }
+    this.#askNext(read);
+  };
+
+  #isGood(read: BlockRead, lengthBytes: number, check: number): boolean {
+    const { destination, destinationOffset, ref } = read;
+    if (read.slotCount === 0) {
+      const fault = this.#header.parse(destination, destinationOffset, lengthBytes);
+      const found = this.#header.ref;
+      return (
+        fault === BlockFault.none &&
+        this.#header.isOfCluster(this.#idBytes) &&
+        found.kind === ref.kind &&
+        found.volumeId === ref.volumeId &&
+        found.epoch === ref.epoch &&
+        found.index === ref.index
+      );
+    }
+    if (lengthBytes !== read.expectedBytes) return false;
+    if (this.#seedRef !== ref) {
+      this.#seedRef = ref;
+      this.#blockSeed = blockSeed(this.#seed, ref);
+    }
+    const actual = readCheck(this.#blockSeed, read.firstSlot, destination.bytes, destinationOffset, lengthBytes);
+    return actual === check;
+  }
+
+  #finish(read: BlockRead, status: StorageStatus): void {
+    read.answered = undefined;
+    const finished = read.finished;
+    finished?.(read, status);
+  }
+}
+
+/** How many slots hold `lengthBytes` of payload. */
+export function slotsOf(lengthBytes: number): number {
+  return Math.ceil(lengthBytes / PAGE_BYTES);
+}

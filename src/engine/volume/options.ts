@@ -1,0 +1,69 @@
+/** What can be set for an open volume, with the values used when nothing is said. */
+export type WriteLevel = "all" | "quorum" | "one";
+export type ReadLevel = "block" | "seq" | "spread";
+
+export interface VolumeOptions {
+  readonly writeLevel: WriteLevel;
+  readonly readLevel: ReadLevel;
+  /** Refuse writes and trims. The volume is still opened as its writer; use a snapshot to read beside a writer. */
+  readonly readOnly: boolean;
+  /** R4: go on although peers that may hold acknowledged blocks do not answer. Says so in the outcome. */
+  readonly acceptLoss: boolean;
+  /** The open block is sealed when it is older than this, flush or not. */
+  readonly writeBackMs: number;
+  /** A block is sealed at this size while nothing is in flight; at the cluster's block size under load. */
+  readonly sealEarlyBytes: number;
+  /** A checkpoint starts when the log has grown by this much since the last, ... */
+  readonly checkpointLogBytes: number;
+  /** ... or when the last is this old and anything changed. */
+  readonly checkpointIntervalMs: number;
+  /** Clean nodes of the map are kept up to this. */
+  readonly mapBytesMax: number;
+  /** A member of the log set that keeps writes from being acknowledged is excluded after this. */
+  readonly degradeAfterMs: number;
+  /** A change of peers or ring that hurts nobody yet is followed after this. */
+  readonly followAfterMs: number;
+  /** How long an opener waits for peers to answer its fence. */
+  readonly fenceDeadlineMs: number;
+  /** How long a read waits for the lease to be renewed before it fails (R13). */
+  readonly leaseStallMs: number;
+  /** How far ahead of a sequential reader pages are fetched; 0 turns it off. */
+  readonly readAheadBytes: number;
+  /** Cleaning copies at most this much a second; 0 turns it off. */
+  readonly cleanBytesPerSecond: number;
+  /** Cleaning works while the blocks take more than this many times the live bytes. */
+  readonly cleanAboveRatio: number;
+}
+
+const MIB = 1024 * 1024;
+
+export const VOLUME_DEFAULTS: VolumeOptions = {
+  writeLevel: "all",
+  readLevel: "block",
+  readOnly: false,
+  acceptLoss: false,
+  writeBackMs: 1_000,
+  sealEarlyBytes: 128 * 1024,
+  checkpointLogBytes: 256 * MIB,
+  checkpointIntervalMs: 30_000,
+  mapBytesMax: 64 * MIB,
+  degradeAfterMs: 800,
+  followAfterMs: 5_000,
+  fenceDeadlineMs: 5_000,
+  leaseStallMs: 20_000,
+  readAheadBytes: MIB,
+  cleanBytesPerSecond: 64 * MIB,
+  cleanAboveRatio: 1.6,
+};
+
+/** How many copies must be durable before a write is acknowledged, of `replication` wanted. */
+export function widthOf(level: WriteLevel, replication: number): number {
+  switch (level) {
+    case "all":
+      return replication;
+    case "quorum":
+      return Math.floor(replication / 2) + 1;
+    case "one":
+      return 1;
+  }
+}
