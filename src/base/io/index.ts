@@ -8,6 +8,15 @@ export {
   type TurnEndHook,
 } from "./event-loop";
 export { C, cPath, errnoName, libc, must, systemError } from "./libc";
+export {
+  type LoopWorker,
+  type LoopWorkerContext,
+  type LoopWorkerParts,
+  runLoopWorker,
+  startLoopWorker,
+  type StartLoopWorkerOptions,
+  workerUrl,
+} from "./loop-worker";
 export { BufferPool, bufferAt, nativeBuffer, populatedBuffer } from "./memory";
 export {
   formatStreamAddress,
@@ -24,3 +33,4 @@ export type {
   StreamNetwork,
 } from "./stream";
 export { bootTimeMs, systemClock, systemRandom } from "./system";
+export { type MessageChannelEnd, RpcEndpoint, type RpcEndpointOptions, type RpcMethods } from "./worker-rpc";
