@@ -63,7 +63,6 @@ export type TlsState = "none" | "required" | "established";
 /** The server, as the handshake sees it. */
 export interface HandshakeHost {
   readonly directory: DeviceDirectory;
-  readonly shuttingDown: boolean;
   /** Takes the connection over; from now on its handler is another. */
   negotiated(result: Negotiated): void;
   /** The connection is over before it came to transmission. */
@@ -222,14 +221,6 @@ export class Handshake implements StreamHandler {
         return;
       }
       this.#refuse(option, OptionReply.errorTlsRequired, "this server requires TLS");
-      return;
-    }
-    if (this.host.shuttingDown) {
-      if (option === Option.exportName) {
-        this.#hangUp("the server is shutting down");
-        return;
-      }
-      this.#refuse(option, OptionReply.errorShutdown, "the server is shutting down");
       return;
     }
     switch (option) {

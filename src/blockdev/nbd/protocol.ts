@@ -65,7 +65,6 @@ export const OptionReply = {
   errorInvalid: 0x80000003,
   errorTlsRequired: 0x80000005,
   errorUnknown: 0x80000006,
-  errorShutdown: 0x80000007,
   errorTooBig: 0x80000009,
   errorExtendedHeadersRequired: 0x8000000a,
 } as const;

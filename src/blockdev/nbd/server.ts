@@ -134,12 +134,8 @@ export class NbdServer {
   }
 
   #handshakeHost(connection: StreamConnection, timeout: Timer): HandshakeHost {
-    const server = this;
     return {
       directory: this.#options.directory,
-      get shuttingDown() {
-        return server.#shuttingDown;
-      },
       negotiated: (result) => {
         timeout.cancel();
         const host = this.#transmissionHost(connection, result.open.device.name);
