@@ -1,0 +1,14 @@
+export type { AnyCommand } from "./any-command";
+export { group, leaf } from "./command";
+export { CommandError, type CommandErrorCode, UsageError } from "./errors";
+export {
+  type ConfigFile,
+  configFilePath,
+  LOCAL_DAEMON_URL,
+  type MetaFlags,
+  type MetaLocation,
+  metaArgs,
+  type Profile,
+  readConfigFile,
+  resolveMetaLocation,
+} from "./meta-options";

@@ -1,0 +1,131 @@
+/**
+ * Where the metadata lives, for every command: a flag, else TORUS_META, else the profile in
+ * ~/.torus/config.json, else the local daemon if one listens, else etcd on its usual port.
+ */
+import { homedir } from "node:os";
+import { join } from "node:path";
+import type { ArgsDef } from "citty";
+import { CommandError, UsageError } from "./errors";
+
+export const metaArgs = {
+  meta: {
+    type: "string",
+    description: "Where metadata lives: etcd://H:P,H:P | http://HOST:PORT (a daemon) | sqlite:PATH",
+    valueHint: "URL",
+  },
+  etcd: { type: "string", alias: "C", description: "Short for --meta etcd://HOST:PORT", valueHint: "HOST:PORT" },
+  "etcd-cert-file": { type: "string", description: "Client certificate for etcd (PEM)", valueHint: "FILE" },
+  "etcd-key-file": { type: "string", description: "Key of the client certificate (PEM)", valueHint: "FILE" },
+  "etcd-ca-file": { type: "string", description: "CA that signed etcd's certificate (PEM)", valueHint: "FILE" },
+  "etcd-user": { type: "string", description: "etcd user; password by TORUS_ETCD_PASSWORD", valueHint: "NAME" },
+  profile: { type: "string", description: "Profile of ~/.torus/config.json", valueHint: "NAME" },
+  debug: { type: "boolean", description: "Show stack traces and debug logs" },
+} as const satisfies ArgsDef;
+
+export interface MetaFlags {
+  readonly meta?: string | undefined;
+  readonly etcd?: string | undefined;
+  readonly "etcd-cert-file"?: string | undefined;
+  readonly "etcd-key-file"?: string | undefined;
+  readonly "etcd-ca-file"?: string | undefined;
+  readonly "etcd-user"?: string | undefined;
+  readonly profile?: string | undefined;
+}
+
+/** What leads to the metadata store; the password is never part of a printed form. */
+export interface MetaLocation {
+  readonly url: string;
+  readonly certFile?: string;
+  readonly keyFile?: string;
+  readonly caFile?: string;
+  readonly user?: string;
+  readonly password?: string;
+}
+
+export interface Profile {
+  readonly meta?: string;
+  readonly etcdCertFile?: string;
+  readonly etcdKeyFile?: string;
+  readonly etcdCaFile?: string;
+  readonly etcdUser?: string;
+  readonly etcdPassword?: string;
+}
+
+export interface ConfigFile {
+  readonly default?: string;
+  readonly profiles: Readonly<Record<string, Profile>>;
+}
+
+export const LOCAL_DAEMON_URL = "http://127.0.0.1:4321";
+export const LOCAL_ETCD_URL = "etcd://127.0.0.1:2379";
+const PROBE_MS = 500;
+
+export function configFilePath(): string {
+  return join(process.env["TORUS_CONFIG_DIR"] ?? join(homedir(), ".torus"), "config.json");
+}
+
+/** Reads the profiles; a missing file is an empty one, a broken one is an error that names the file. */
+export async function readConfigFile(path = configFilePath()): Promise<ConfigFile> {
+  const file = Bun.file(path);
+  if (!(await file.exists())) return { profiles: {} };
+  try {
+    const value = (await file.json()) as ConfigFile;
+    if (typeof value !== "object" || value === null || typeof value.profiles !== "object")
+      throw new TypeError("it has no object named profiles");
+    return value;
+  } catch (error) {
+    throw new CommandError(
+      "config",
+      `Cannot read ${path}: ${error instanceof Error ? error.message : error}; mend or remove it`,
+      error,
+    );
+  }
+}
+
+function fromFlags(flags: MetaFlags): string | undefined {
+  if (flags.meta !== undefined && flags.etcd !== undefined)
+    throw new UsageError("Give --meta or --etcd, not both");
+  if (flags.meta !== undefined) return flags.meta;
+  return flags.etcd === undefined ? undefined : `etcd://${flags.etcd}`;
+}
+
+async function localDaemonListens(): Promise<boolean> {
+  try {
+    const answer = await fetch(`${LOCAL_DAEMON_URL}/healthz`, { signal: AbortSignal.timeout(PROBE_MS) });
+    return answer.headers.get("x-torus-metadata") === "embedded";
+  } catch {
+    // Nobody there is an ordinary answer to a probe.
+    return false;
+  }
+}
+
+/**
+ * Decides where the metadata is.
+ * @param fallback what to use when nothing was said; the daemon passes its embedded store.
+ */
+export async function resolveMetaLocation(flags: MetaFlags, fallback?: string): Promise<MetaLocation> {
+  const config = await readConfigFile();
+  const name = flags.profile ?? process.env["TORUS_PROFILE"] ?? config.default;
+  const profile = name === undefined ? undefined : config.profiles[name];
+  if (name !== undefined && profile === undefined && flags.profile !== undefined)
+    throw new UsageError(`Unknown profile "${name}": ${configFilePath()} does not hold it`);
+  const url =
+    fromFlags(flags) ??
+    process.env["TORUS_META"] ??
+    profile?.meta ??
+    fallback ??
+    ((await localDaemonListens()) ? LOCAL_DAEMON_URL : LOCAL_ETCD_URL);
+  const certFile = flags["etcd-cert-file"] ?? process.env["TORUS_ETCD_CERT_FILE"] ?? profile?.etcdCertFile;
+  const keyFile = flags["etcd-key-file"] ?? process.env["TORUS_ETCD_KEY_FILE"] ?? profile?.etcdKeyFile;
+  const caFile = flags["etcd-ca-file"] ?? process.env["TORUS_ETCD_CA_FILE"] ?? profile?.etcdCaFile;
+  const user = flags["etcd-user"] ?? process.env["TORUS_ETCD_USER"] ?? profile?.etcdUser;
+  const password = process.env["TORUS_ETCD_PASSWORD"] ?? profile?.etcdPassword;
+  return {
+    url,
+    ...(certFile === undefined ? {} : { certFile }),
+    ...(keyFile === undefined ? {} : { keyFile }),
+    ...(caFile === undefined ? {} : { caFile }),
+    ...(user === undefined ? {} : { user }),
+    ...(password === undefined ? {} : { password }),
+  };
+}
