@@ -14,8 +14,10 @@ export {
   tcpUri,
   unixUri,
 } from "./clients";
+export { Cluster, type ClusterOptions, Daemon, NbdServer, type PeerScheme } from "./cluster";
 export { Etcd } from "./etcd";
 export { freePort } from "./ports";
 export { type CommandResult, ManagedProcess, waitFor } from "./process";
 export { openScene, type Scene } from "./scene";
 export { bytesReceivedAt } from "./traffic";
+export { startStampWriter, verifyStamps } from "./stamps";

@@ -1,0 +1,138 @@
+/** Wrong usage and a hostile environment: one clear line on stderr, the right exit code, and no harm done. */
+import { beforeAll, describe, expect } from "bun:test";
+import { createServer, type Server } from "node:net";
+import { type CommandResult, Cluster, freePort, openScene } from "./harness";
+
+const FAILED = 1;
+const WRONG_USAGE = 2;
+
+function expectOneLine(result: CommandResult, exitCode: number, ...words: string[]): void {
+  expect(result.stdout).toBe("");
+  expect(result.stderr).toMatch(/^[^\n]+\n$/);
+  for (const word of words) expect(result.stderr).toContain(word);
+  expect(result.stderr).not.toContain("    at ");
+  expect(result.exitCode).toBe(exitCode);
+}
+
+describe("ctl and blk", () => {
+  const scene = openScene("bad-input");
+  let cluster: Cluster;
+
+  beforeAll(async () => {
+    cluster = await Cluster.embedded(scene, { size: "256MiB" });
+    await cluster.createVolume("disk", "64MiB");
+  }, 120_000);
+
+  const attempt = (...words: string[]) => cluster.attempt([...words, ...cluster.metaFlags]);
+
+  const cases: readonly (readonly [string, readonly string[], number, readonly string[]])[] = [
+    ["info on an unknown volume", ["ctl", "volume", "info", "nosuch"], FAILED, ["nosuch"]],
+    ["deleting an unknown volume", ["ctl", "volume", "delete", "nosuch"], FAILED, ["nosuch"]],
+    [
+      "serving an unknown volume",
+      ["blk", "nbdserve", "--listen", "127.0.0.1:0", "nosuch"],
+      FAILED,
+      ["nosuch"],
+    ],
+    ["a name that is taken", ["ctl", "volume", "create-block", "disk", "1GiB"], FAILED, ["disk", "exists"]],
+    ["a size of 0", ["ctl", "volume", "create-block", "a", "0"], WRONG_USAGE, ["size"]],
+    ["a size over 64 TiB", ["ctl", "volume", "create-block", "a", "65TiB"], WRONG_USAGE, ["64 TiB"]],
+    ["a size that is none", ["ctl", "volume", "create-block", "a", "many"], WRONG_USAGE, ["many"]],
+    ["a negative size", ["ctl", "volume", "create-block", "a", "--", "-5"], WRONG_USAGE, ["-5"]],
+    [
+      "a control character in a name",
+      ["ctl", "volume", "create-block", "a\u0007b", "1GiB"],
+      WRONG_USAGE,
+      ["name"],
+    ],
+    ["a line feed in a name", ["ctl", "volume", "create-block", "a\nb", "1GiB"], WRONG_USAGE, ["name"]],
+    ["an empty name", ["ctl", "volume", "create-block", "", "1GiB"], WRONG_USAGE, ["name"]],
+    ["no name", ["ctl", "volume", "create-block"], WRONG_USAGE, ["NAME"]],
+    ["an unknown command", ["ctl", "volum"], WRONG_USAGE, ["volum"]],
+    ["an unknown option", ["ctl", "status", "--jsno"], WRONG_USAGE, ["--jsno"]],
+    ["a replication of 0", ["ctl", "ring", "set-replication", "0"], WRONG_USAGE, ["replication"]],
+    ["more copies than peers", ["ctl", "ring", "set-replication", "5"], FAILED, ["5", "1"]],
+  ];
+  for (const [name, words, exitCode, expected] of cases)
+    scene.test(name, async () => expectOneLine(await attempt(...words), exitCode, ...expected));
+
+  scene.test("none of it has left a volume behind", async () => {
+    const volumes = await cluster.ctlJson<{ name: string }[]>("volume", "list");
+    expect(volumes.map((volume) => volume.name)).toEqual(["disk"]);
+  });
+
+  scene.test("an unreachable etcd is named, in bounded time", async () => {
+    const address = `127.0.0.1:${await freePort()}`;
+    const result = await cluster.attempt(["ctl", "status", "--etcd", address], { timeMsMax: 30_000 });
+    expectOneLine(result, FAILED, address);
+  });
+});
+
+describe("daemon", () => {
+  const scene = openScene("bad-daemon");
+  const otherScene = openScene("bad-daemon-other");
+  let cluster: Cluster;
+
+  beforeAll(async () => {
+    cluster = await Cluster.withEtcd(scene, { peerCount: 1, size: "256MiB" });
+  }, 120_000);
+
+  async function daemon(dataFolder: string, flags: readonly string[]): Promise<CommandResult> {
+    const common = [
+      "daemon",
+      "--data-dir",
+      scene.path(dataFolder),
+      "--size",
+      "256MiB",
+      "--host",
+      "127.0.0.1",
+    ];
+    return cluster.attempt([...common, ...flags], { timeMsMax: 40_000 });
+  }
+
+  async function freeFlags(): Promise<string[]> {
+    return ["--port", String(await freePort()), "--peer-address", `adp://127.0.0.1:${await freePort()}`];
+  }
+
+  scene.test("refuses a data directory that another daemon uses", async () => {
+    const result = await daemon("daemon-1-data", [...(await freeFlags()), ...cluster.metaFlags]);
+    expectOneLine(result, FAILED, scene.path("daemon-1-data"), "use");
+    expect(cluster.daemons[0]!.running).toBe(true);
+  });
+
+  scene.test("refuses a data directory of another cluster", async () => {
+    const other = await Cluster.embedded(otherScene, { size: "256MiB" });
+    await other.daemons[0]!.stop();
+    const folder = other.scene.path("daemon-1-data");
+    const flags = [...(await freeFlags()), ...cluster.metaFlags, "--data-dir", folder];
+    expectOneLine(await daemon("unused", flags), FAILED, "cluster");
+  });
+
+  scene.test("refuses a port in use, and names it", async () => {
+    const port = await freePort();
+    const blocker: Server = createServer().listen(port, "127.0.0.1");
+    await new Promise((resolve) => blocker.once("listening", resolve));
+    try {
+      const peer = ["--peer-address", `adp://127.0.0.1:${port}`, "--port", String(await freePort())];
+      expectOneLine(await daemon("port-1", [...peer, ...cluster.metaFlags]), FAILED, String(port), "in use");
+      const admin = ["--peer-address", `adp://127.0.0.1:${await freePort()}`, "--port", String(port)];
+      expectOneLine(await daemon("port-2", [...admin, ...cluster.metaFlags]), FAILED, String(port), "in use");
+    } finally {
+      await new Promise((resolve) => blocker.close(resolve));
+    }
+  });
+
+  scene.test("refuses an etcd that does not answer", async () => {
+    const address = `127.0.0.1:${await freePort()}`;
+    const result = await daemon("no-etcd", [...(await freeFlags()), "--etcd", address]);
+    expectOneLine(result, FAILED, address);
+  });
+
+  scene.test("refuses sizes and addresses that make no sense", async () => {
+    const meta = cluster.metaFlags;
+    expectOneLine(await daemon("a", ["--size", "0", ...meta]), WRONG_USAGE, "--size");
+    expectOneLine(await daemon("a", ["--size", "120%", ...meta]), WRONG_USAGE, "--size");
+    expectOneLine(await daemon("a", ["--peer-address", "gopher://x:1", ...meta]), WRONG_USAGE, "gopher");
+    expectOneLine(await daemon("a", ["--port", "70000", ...meta]), WRONG_USAGE, "70000");
+  });
+});

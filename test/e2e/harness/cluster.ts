@@ -1,0 +1,272 @@
+/**
+ * torus itself on the stage: daemons, the metadata they share, `torus ctl` and `torus blk nbdserve`. Every part can
+ * be killed and started again with the same flags, ports and data. No test knows a flag or a JSON field that is
+ * not named here.
+ */
+import { existsSync, mkdirSync } from "node:fs";
+import { torusBinary } from "./binary";
+import { nbdlist, unixUri } from "./clients";
+import { Etcd } from "./etcd";
+import { freePort } from "./ports";
+import { type CommandOptions, type CommandResult, type ManagedProcess, waitFor } from "./process";
+import type { Scene } from "./scene";
+
+const READY_MS_MAX = 30_000;
+/** A killed client's lock is free when its lease has ended. */
+const TAKEOVER_MS_MAX = 90_000;
+
+export type PeerScheme = "adp" | "http";
+
+export interface ClusterOptions {
+  readonly peerCount: number;
+  readonly scheme?: PeerScheme;
+  /** Copies of every block; set once all peers have joined. Default 1. */
+  readonly replication?: number;
+  /** `--size` of each daemon. */
+  readonly size?: string;
+  /** Further flags of every daemon. */
+  readonly daemonFlags?: readonly string[];
+  /** Where the daemons keep their data; the scene's folder by default. */
+  readonly dataFolder?: string;
+}
+
+export class Daemon {
+  private process: ManagedProcess | undefined;
+
+  constructor(
+    private readonly cluster: Cluster,
+    readonly name: string,
+    readonly adminPort: number,
+    readonly peerPort: number,
+    private readonly flags: readonly string[],
+  ) {}
+
+  get adminUrl(): string {
+    return `http://127.0.0.1:${this.adminPort}`;
+  }
+
+  get pid(): number {
+    if (this.process === undefined) throw new Error(`${this.name} was never started`);
+    return this.process.pid;
+  }
+
+  get running(): boolean {
+    return this.process?.running ?? false;
+  }
+
+  async start(): Promise<void> {
+    const binary = await torusBinary();
+    this.process = await this.cluster.scene.start(this.name, [binary, "daemon", ...this.flags], {
+      env: this.cluster.environment,
+    });
+    const started = this.process;
+    await waitFor(
+      `${this.name} to be ready`,
+      async () => {
+        if (!started.running) return true;
+        const answer = await fetch(`${this.adminUrl}/readyz`, { signal: AbortSignal.timeout(2_000) });
+        return answer.ok;
+      },
+      READY_MS_MAX,
+    );
+    if (!started.running) throw new Error(`${this.name} ended with ${started.exitCode}: ${started.output()}`);
+  }
+
+  async kill(): Promise<void> {
+    await this.process?.kill();
+  }
+
+  async stop(): Promise<number | null> {
+    return (await this.process?.stop()) ?? null;
+  }
+
+  async restart(): Promise<void> {
+    await this.kill();
+    await this.start();
+  }
+}
+
+/** `torus blk nbdserve` on a unix socket: the client side of a volume, in a process of its own. */
+export class NbdServer {
+  private process: ManagedProcess | undefined;
+  private readonly socketPath: string;
+
+  constructor(
+    private readonly cluster: Cluster,
+    readonly name: string,
+    readonly volumes: readonly string[],
+    private readonly flags: readonly string[],
+  ) {
+    this.socketPath = cluster.scene.path(`${name}.sock`);
+  }
+
+  uri(volume: string): string {
+    return unixUri(this.socketPath, volume);
+  }
+
+  get running(): boolean {
+    return this.process?.running ?? false;
+  }
+
+  get pid(): number {
+    if (this.process === undefined) throw new Error(`${this.name} was never started`);
+    return this.process.pid;
+  }
+
+  output(): string {
+    return this.process?.output() ?? "";
+  }
+
+  /** Starts it; while an earlier holder's lock has not ended yet, tries again. */
+  async start(): Promise<void> {
+    const endMs = performance.now() + TAKEOVER_MS_MAX;
+    for (;;) {
+      const ended = await this.tryStart();
+      if (ended === undefined) return;
+      if (performance.now() > endMs || !/attached|locked|lease/i.test(ended))
+        throw new Error(`${this.name} did not start: ${ended}`);
+      await Bun.sleep(250);
+    }
+  }
+
+  async kill(): Promise<void> {
+    await this.process?.kill();
+  }
+
+  async stop(): Promise<number | null> {
+    return (await this.process?.stop()) ?? null;
+  }
+
+  /** Undefined when it serves; what it said when it ended instead. */
+  private async tryStart(): Promise<string | undefined> {
+    const binary = await torusBinary();
+    const started = await this.cluster.scene.start(
+      this.name,
+      [
+        binary,
+        "blk",
+        "nbdserve",
+        "--listen",
+        `unix:${this.socketPath}`,
+        ...this.cluster.metaFlags,
+        ...this.flags,
+        ...this.volumes,
+      ],
+      { env: this.cluster.environment },
+    );
+    this.process = started;
+    await waitFor(
+      `${this.name} to serve`,
+      async () => {
+        if (!started.running) return true;
+        if (!existsSync(this.socketPath)) return false;
+        const names = await nbdlist(this.cluster.scene, this.uri(this.volumes[0] ?? ""));
+        return this.volumes.every((volume) => names.includes(volume));
+      },
+      READY_MS_MAX,
+    );
+    return started.running ? undefined : `exit ${started.exitCode}: ${started.output()}`;
+  }
+}
+
+export interface PeerRow {
+  readonly peerId: string;
+  readonly address: string;
+  readonly usedBytes: number;
+  readonly sizeBytes: number;
+  readonly member: string;
+}
+
+export class Cluster {
+  readonly daemons: Daemon[] = [];
+  /** Keeps a person's ~/.torus out of the tests. */
+  readonly environment: Record<string, string>;
+
+  private constructor(
+    readonly scene: Scene,
+    readonly etcd: Etcd | undefined,
+    private readonly options: ClusterOptions,
+  ) {
+    mkdirSync(scene.path("config"), { recursive: true });
+    this.environment = { TORUS_CONFIG_DIR: scene.path("config") };
+  }
+
+  /** Daemons that share a real etcd; all have joined and the replication is set when this returns. */
+  static async withEtcd(scene: Scene, options: ClusterOptions): Promise<Cluster> {
+    const etcd = await Etcd.start(scene);
+    const cluster = new Cluster(scene, etcd, options);
+    await cluster.ctl("init");
+    for (let index = 0; index < options.peerCount; index++) await (await cluster.addDaemon(index)).start();
+    await waitFor("all peers to be in the ring", async () => {
+      const ring = await cluster.ctlJson<{ members: unknown[] }>("ring", "get");
+      return ring.members.length === options.peerCount;
+    });
+    if ((options.replication ?? 1) > 1)
+      await cluster.ctl("ring", "set-replication", String(options.replication));
+    return cluster;
+  }
+
+  /** One daemon that keeps its metadata itself. */
+  static async embedded(scene: Scene, options: Omit<ClusterOptions, "peerCount"> = {}): Promise<Cluster> {
+    const cluster = new Cluster(scene, undefined, { ...options, peerCount: 1 });
+    await (await cluster.addDaemon(0)).start();
+    return cluster;
+  }
+
+  get metaFlags(): readonly string[] {
+    return ["--meta", this.etcd?.metaUrl ?? this.daemons[0]!.adminUrl];
+  }
+
+  async torus(args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
+    return this.scene.run([await torusBinary(), ...args], { ...options, env: this.environment });
+  }
+
+  /** A torus command whatever its exit code. */
+  async attempt(args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
+    return this.scene.attempt([await torusBinary(), ...args], { ...options, env: this.environment });
+  }
+
+  async ctl(...args: string[]): Promise<string> {
+    return (await this.torus(["ctl", ...args, ...this.metaFlags])).stdout;
+  }
+
+  async ctlJson<T>(...args: string[]): Promise<T> {
+    return JSON.parse(await this.ctl(...args, "--json")) as T;
+  }
+
+  async createVolume(name: string, size: string): Promise<void> {
+    await this.ctl("volume", "create-block", name, size);
+  }
+
+  peers(): Promise<PeerRow[]> {
+    return this.ctlJson<PeerRow[]>("peer", "list");
+  }
+
+  /** Bytes that the stores of all peers hold. */
+  async usedBytes(): Promise<number> {
+    return (await this.peers()).reduce((sum, peer) => sum + peer.usedBytes, 0);
+  }
+
+  /** Serves volumes by a process of their own. */
+  async serve(name: string, volumes: readonly string[], flags: readonly string[] = []): Promise<NbdServer> {
+    const server = new NbdServer(this, name, volumes, flags);
+    await server.start();
+    return server;
+  }
+
+  /** Adds one more daemon, not yet started. */
+  async addDaemon(index: number): Promise<Daemon> {
+    const name = `daemon-${index + 1}`;
+    const [adminPort, peerPort] = [await freePort(), await freePort()];
+    const daemon = new Daemon(this, name, adminPort, peerPort, [
+      ...["--data-dir", `${this.options.dataFolder ?? this.scene.folder}/${name}-data`],
+      ...["--size", this.options.size ?? "2GiB"],
+      ...["--peer-address", `${this.options.scheme ?? "adp"}://127.0.0.1:${peerPort}`],
+      ...["--host", "127.0.0.1", "--port", String(adminPort)],
+      ...(this.etcd === undefined ? [] : ["--meta", this.etcd.metaUrl, "--auto-join"]),
+      ...(this.options.daemonFlags ?? []),
+    ]);
+    this.daemons.push(daemon);
+    return daemon;
+  }
+}
