@@ -8,7 +8,11 @@ import { parseDuration, parseSize } from "../../base/index";
 import { CommandError, metaArgs, UsageError } from "../cli/index";
 
 export const daemonArgs = {
-  "data-dir": { type: "string", description: "Where blocks are kept (default ./torus-data)", valueHint: "DIR" },
+  "data-dir": {
+    type: "string",
+    description: "Where blocks are kept (default ./torus-data)",
+    valueHint: "DIR",
+  },
   size: { type: "string", description: "Space to use: 20GiB, or 80% of the file system", valueHint: "SIZE" },
   "peer-address": {
     type: "string",
@@ -21,7 +25,11 @@ export const daemonArgs = {
   "debug-init": { type: "boolean", description: "Initialise the cluster if it is not yet" },
   zone: { type: "string", description: "Failure domain: replicas go to different zones", valueHint: "NAME" },
   weight: { type: "string", description: "Share in the ring (default: the size in GiB)", valueHint: "N" },
-  "block-device": { type: "string", description: "Keep blocks on a raw disk instead of files", valueHint: "DEV" },
+  "block-device": {
+    type: "string",
+    description: "Keep blocks on a raw disk instead of files",
+    valueHint: "DEV",
+  },
   "force-format": { type: "boolean", description: "Take a block device that holds something else" },
   nbd: {
     type: "string",
@@ -30,11 +38,31 @@ export const daemonArgs = {
   },
   "peer-cert-file": { type: "string", description: "Certificate of this peer (PEM)", valueHint: "FILE" },
   "peer-key-file": { type: "string", description: "Its key (PEM)", valueHint: "FILE" },
-  "peer-ca-file": { type: "string", description: "CA that peers and clients must be signed by", valueHint: "FILE" },
-  "scrub-interval": { type: "string", description: "Read and verify everything this often (default 7d)", valueHint: "T" },
-  "rebalance-rate": { type: "string", description: "Bytes per second for moving data (default 100MiB)", valueHint: "R" },
-  "read-cache-size": { type: "string", description: "Memory for pages read (default 64MiB)", valueHint: "SIZE" },
-  "write-cache-size": { type: "string", description: "Memory for writes on the way (default 32MiB)", valueHint: "SIZE" },
+  "peer-ca-file": {
+    type: "string",
+    description: "CA that peers and clients must be signed by",
+    valueHint: "FILE",
+  },
+  "scrub-interval": {
+    type: "string",
+    description: "Read and verify everything this often (default 7d)",
+    valueHint: "T",
+  },
+  "rebalance-rate": {
+    type: "string",
+    description: "Bytes per second for moving data (default 100MiB)",
+    valueHint: "R",
+  },
+  "read-cache-size": {
+    type: "string",
+    description: "Memory for pages read (default 64MiB)",
+    valueHint: "SIZE",
+  },
+  "write-cache-size": {
+    type: "string",
+    description: "Memory for writes on the way (default 32MiB)",
+    valueHint: "SIZE",
+  },
   "read-level": { type: "enum", options: ["block", "seq", "spread"], description: "Whom to ask first" },
   "write-level": {
     type: "enum",
@@ -88,7 +116,11 @@ export async function readDaemonConfig(path: string): Promise<DaemonFlags> {
     const text = await readFile(path, "utf8");
     value = path.endsWith(".json") ? JSON.parse(text) : Bun.TOML.parse(text);
   } catch (error) {
-    throw new CommandError("config", `Cannot read ${path}: ${error instanceof Error ? error.message : error}`, error);
+    throw new CommandError(
+      "config",
+      `Cannot read ${path}: ${error instanceof Error ? error.message : error}`,
+      error,
+    );
   }
   if (typeof value !== "object" || value === null || Array.isArray(value))
     throw new CommandError("config", `Cannot use ${path}: it must hold names and values`);
@@ -97,7 +129,10 @@ export async function readDaemonConfig(path: string): Promise<DaemonFlags> {
     if (!(name in daemonArgs) || name === "config")
       throw new CommandError("config", `Unknown name "${name}" in ${path}: see torus daemon --help`);
     if (typeof given !== "string" && typeof given !== "boolean" && typeof given !== "number")
-      throw new CommandError("config", `Cannot use "${name}" in ${path}: it must be text, a number or true/false`);
+      throw new CommandError(
+        "config",
+        `Cannot use "${name}" in ${path}: it must be text, a number or true/false`,
+      );
     flags[name] = typeof given === "number" ? String(given) : given;
   }
   return flags;
@@ -119,7 +154,10 @@ function parsePeerAddress(text: string): URL {
   try {
     url = new URL(text);
   } catch (error) {
-    throw new UsageError(`Cannot use --peer-address ${text}: give adp://HOST:PORT or http://HOST:PORT`, error);
+    throw new UsageError(
+      `Cannot use --peer-address ${text}: give adp://HOST:PORT or http://HOST:PORT`,
+      error,
+    );
   }
   if (!["adp:", "http:", "https:"].includes(url.protocol) || url.hostname === "")
     throw new UsageError(`Cannot use --peer-address ${text}: give adp://HOST:PORT or http://HOST:PORT`);
@@ -135,7 +173,8 @@ function parsePort(text: string): number {
 
 function parseWeight(text: string): number {
   const weight = Number(text);
-  if (!(weight > 0 && weight <= 1e6)) throw new UsageError(`Cannot use --weight ${text}: give a number above 0`);
+  if (!(weight > 0 && weight <= 1e6))
+    throw new UsageError(`Cannot use --weight ${text}: give a number above 0`);
   return weight;
 }
 
