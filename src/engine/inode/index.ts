@@ -1,4 +1,5 @@
 export { InodeError, type InodeErrorCode } from "./errors";
+export { createPageMap, openPageMap } from "./page-map";
 export {
   type BlockUse,
   type FrozenMap,
