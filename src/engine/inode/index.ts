@@ -1,5 +1,6 @@
 export { InodeError, type InodeErrorCode } from "./errors";
 export { createPageMap, openPageMap } from "./page-map";
+export { type ReferenceVisitor, walkReferences } from "./references";
 export {
   type BlockUse,
   type FrozenMap,

@@ -12,7 +12,6 @@ import { StorageStatus } from "../ports";
 import { type CheckpointPlan, type FrozenTree, writeCheckpoint } from "./checkpoint";
 import { decodeNode, encodeNode, MAP_TREE, USE_TREE } from "./codec";
 import { decodeChunk, EpochTable } from "./epochs";
-import { InodeError } from "./errors";
 import { type AnyTree, NodeLoader } from "./loading";
 import {
   FAN_OUT,
@@ -24,6 +23,7 @@ import {
   type TreeNode,
   UseLeaf,
 } from "./nodes";
+import { readNode } from "./reading";
 import { Residents } from "./residents";
 import { Rewrite } from "./rewrite";
 import { decodeRoot, type RootRecord } from "./root";
@@ -35,7 +35,6 @@ import {
   LOAD_PAGE_COUNT_MAX,
   type Loaded,
   lsnOf,
-  type NodeReader,
   type PageLocation,
   type PageMap,
   type PageMapOptions,
@@ -504,36 +503,6 @@ function assertRange(firstPage: number, pageCount: number): void {
       firstPage + pageCount <= VOLUME_PAGE_COUNT_MAX,
     `pages ${firstPage} .. +${pageCount} are out of range`,
   );
-}
-
-/** Reads one node and decodes it while its bytes are valid. */
-function readNode<T>(
-  reader: NodeReader,
-  pointer: NodePointer,
-  decode: (view: DataView, at: number) => T,
-): Promise<T> {
-  return new Promise((resolve, reject) => {
-    reader.readNode(pointer, (status, buffer, offsetBytes) => {
-      if (status !== StorageStatus.ok || buffer === undefined) {
-        const where = `INode block ${pointer.volumeId}/${pointer.epoch}/${pointer.index}`;
-        reject(
-          new InodeError(
-            "node-unreadable",
-            `Cannot open the volume's map: reading ${where} gave status ${status}`,
-            {
-              retryable: true,
-            },
-          ),
-        );
-        return;
-      }
-      try {
-        resolve(decode(buffer.view, offsetBytes));
-      } catch (error) {
-        reject(error);
-      }
-    });
-  });
 }
 
 /** The map of a volume that has no root yet: all holes. */
