@@ -64,11 +64,21 @@ export async function qemuIo(scene: Scene, uri: string, commands: readonly strin
   return said;
 }
 
+export interface FioDirection {
+  readonly io_bytes: number;
+  readonly bw_bytes: number;
+  readonly iops: number;
+  readonly total_ios: number;
+  /** Milliseconds. */
+  readonly runtime: number;
+  readonly clat_ns: { readonly max: number; readonly percentile?: Readonly<Record<string, number>> };
+}
+
 export interface FioResult {
   readonly jobs: readonly {
     readonly error: number;
-    readonly read: { readonly io_bytes: number; readonly iops: number };
-    readonly write: { readonly io_bytes: number; readonly iops: number };
+    readonly read: FioDirection;
+    readonly write: FioDirection;
   }[];
 }
 

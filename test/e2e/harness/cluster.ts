@@ -3,9 +3,9 @@
  * be killed and started again with the same flags, ports and data. No test knows a flag or a JSON field that is
  * not named here.
  */
-import { existsSync, mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync } from "node:fs";
 import { torusBinary } from "./binary";
-import { nbdlist, unixUri } from "./clients";
+import { nbdlist, tcpUri, unixUri } from "./clients";
 import { Etcd } from "./etcd";
 import { freePort } from "./ports";
 import { type CommandOptions, type CommandResult, type ManagedProcess, waitFor } from "./process";
@@ -18,6 +18,8 @@ const TAKEOVER_MS_MAX = 90_000;
 export type PeerScheme = "adp" | "http";
 
 export interface ClusterOptions {
+  /** Tells the clusters of one scene apart. */
+  readonly name?: string;
   readonly peerCount: number;
   readonly scheme?: PeerScheme;
   /** Copies of every block; set once all peers have joined. Default 1. */
@@ -26,8 +28,6 @@ export interface ClusterOptions {
   readonly size?: string;
   /** Further flags of every daemon. */
   readonly daemonFlags?: readonly string[];
-  /** Where the daemons keep their data; the scene's folder by default. */
-  readonly dataFolder?: string;
 }
 
 export class Daemon {
@@ -36,6 +36,7 @@ export class Daemon {
   constructor(
     private readonly cluster: Cluster,
     readonly name: string,
+    readonly dataFolder: string,
     readonly adminPort: number,
     readonly peerPort: number,
     private readonly flags: readonly string[],
@@ -86,7 +87,13 @@ export class Daemon {
   }
 }
 
-/** `torus blk nbdserve` on a unix socket: the client side of a volume, in a process of its own. */
+export interface ServeOptions {
+  readonly flags?: readonly string[];
+  /** Listens on this port of loopback; without it on a unix socket. */
+  readonly tcpPort?: number;
+}
+
+/** `torus blk nbdserve`: the client side of a volume, in a process of its own. */
 export class NbdServer {
   private process: ManagedProcess | undefined;
   private readonly socketPath: string;
@@ -95,13 +102,14 @@ export class NbdServer {
     private readonly cluster: Cluster,
     readonly name: string,
     readonly volumes: readonly string[],
-    private readonly flags: readonly string[],
+    private readonly options: ServeOptions,
   ) {
     this.socketPath = cluster.scene.path(`${name}.sock`);
   }
 
   uri(volume: string): string {
-    return unixUri(this.socketPath, volume);
+    const { tcpPort } = this.options;
+    return tcpPort === undefined ? unixUri(this.socketPath, volume) : tcpUri(tcpPort, volume);
   }
 
   get running(): boolean {
@@ -140,18 +148,11 @@ export class NbdServer {
   /** Undefined when it serves; what it said when it ended instead. */
   private async tryStart(): Promise<string | undefined> {
     const binary = await torusBinary();
+    const { tcpPort, flags = [] } = this.options;
+    const address = tcpPort === undefined ? `unix:${this.socketPath}` : `127.0.0.1:${tcpPort}`;
     const started = await this.cluster.scene.start(
       this.name,
-      [
-        binary,
-        "blk",
-        "nbdserve",
-        "--listen",
-        `unix:${this.socketPath}`,
-        ...this.cluster.metaFlags,
-        ...this.flags,
-        ...this.volumes,
-      ],
+      [binary, "blk", "nbdserve", "--listen", address, ...this.cluster.metaFlags, ...flags, ...this.volumes],
       { env: this.cluster.environment },
     );
     this.process = started;
@@ -159,7 +160,7 @@ export class NbdServer {
       `${this.name} to serve`,
       async () => {
         if (!started.running) return true;
-        if (!existsSync(this.socketPath)) return false;
+        if (tcpPort === undefined && !existsSync(this.socketPath)) return false;
         const names = await nbdlist(this.cluster.scene, this.uri(this.volumes[0] ?? ""));
         return this.volumes.every((volume) => names.includes(volume));
       },
@@ -248,18 +249,28 @@ export class Cluster {
   }
 
   /** Serves volumes by a process of their own. */
-  async serve(name: string, volumes: readonly string[], flags: readonly string[] = []): Promise<NbdServer> {
-    const server = new NbdServer(this, name, volumes, flags);
+  async serve(name: string, volumes: readonly string[], options: ServeOptions = {}): Promise<NbdServer> {
+    const server = new NbdServer(this, name, volumes, options);
     await server.start();
     return server;
   }
 
+  /** Stops all daemons and etcd and removes their data, in a scene that goes on. */
+  async destroy(): Promise<void> {
+    for (const daemon of this.daemons) {
+      await daemon.stop();
+      rmSync(daemon.dataFolder, { recursive: true, force: true });
+    }
+    await this.etcd?.kill();
+  }
+
   /** Adds one more daemon, not yet started. */
   async addDaemon(index: number): Promise<Daemon> {
-    const name = `daemon-${index + 1}`;
+    const name = `${this.options.name === undefined ? "" : `${this.options.name}-`}daemon-${index + 1}`;
     const [adminPort, peerPort] = [await freePort(), await freePort()];
-    const daemon = new Daemon(this, name, adminPort, peerPort, [
-      ...["--data-dir", `${this.options.dataFolder ?? this.scene.folder}/${name}-data`],
+    const dataFolder = this.scene.path(`${name}-data`);
+    const daemon = new Daemon(this, name, dataFolder, adminPort, peerPort, [
+      ...["--data-dir", dataFolder],
       ...["--size", this.options.size ?? "2GiB"],
       ...["--peer-address", `${this.options.scheme ?? "adp"}://127.0.0.1:${peerPort}`],
       ...["--host", "127.0.0.1", "--port", String(adminPort)],

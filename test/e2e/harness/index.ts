@@ -1,6 +1,7 @@
 export { torusBinary } from "./binary";
 export {
   attachLoop,
+  type FioResult,
   fio,
   fioCommand,
   mount,
@@ -18,6 +19,6 @@ export { Cluster, type ClusterOptions, Daemon, NbdServer, type PeerScheme } from
 export { Etcd } from "./etcd";
 export { freePort } from "./ports";
 export { type CommandResult, ManagedProcess, waitFor } from "./process";
-export { openScene, type Scene } from "./scene";
+export { openScene, Scene } from "./scene";
 export { bytesReceivedAt } from "./traffic";
 export { startStampWriter, verifyStamps } from "./stamps";

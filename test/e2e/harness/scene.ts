@@ -93,7 +93,8 @@ export class Scene {
     if (problems.length > 0) throw new AggregateError(problems, `Cannot clean up after ${this.name}`);
   }
 
-  private printLogs(): void {
+  /** The end of every log, for a failure. */
+  printLogs(): void {
     for (const path of new Set(this.processes.map((one) => one.logPath))) {
       const managed = this.processes.findLast((one) => one.logPath === path)!;
       const state = managed.running ? "running" : `ended with ${managed.exitCode}`;
