@@ -40,7 +40,9 @@ function run(command: readonly string[], cwd: string, timeMsMax: number): string
   return result.stdout.toString().trim();
 }
 
+/** "unknown" for a source tree that is no clone. */
 function gitCommit(): string {
+  if (!existsSync(join(root, ".git"))) return "unknown";
   const commit = run(["git", "rev-parse", "HEAD"], root, 10_000);
   const changes = run(["git", "status", "--porcelain", "--untracked-files=no"], root, 10_000);
   return changes === "" ? commit : `${commit}-dirty`;
