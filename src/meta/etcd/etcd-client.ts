@@ -40,9 +40,9 @@ const RETRY_PAUSE_MS = 100;
 const ATTEMPT_MS_MIN = 1_000;
 
 /** A policy of etcd3's fault handling that does nothing at all. */
-const noPolicy = { execute: async (body: (context: unknown) => unknown) => body({}) } as unknown as NonNullable<
-  NonNullable<IOptions["faultHandling"]>["global"]
->;
+const noPolicy = {
+  execute: async (body: (context: unknown) => unknown) => body({}),
+} as unknown as NonNullable<NonNullable<IOptions["faultHandling"]>["global"]>;
 
 export interface EtcdCall<T> {
   /** For messages: `Cannot <what>: ...`. */
@@ -241,4 +241,3 @@ function etcd3Options(endpoint: string, options: EtcdClientOptions): IOptions {
     },
   };
 }
-

@@ -1,0 +1,134 @@
+/**
+ * The metadata service as the engine sees it: VolumeRegistry over any key-value store. Rings are looked up by
+ * version and kept, since a version never changes; the cluster is followed by one watch.
+ */
+import type {
+  ClusterView,
+  CollectionVolume,
+  CollectionView,
+  OpenOptions,
+  VolumeRegistry,
+} from "../../engine/ports";
+import type { RingSpec } from "../../ring/ring";
+import { MetaError } from "../errors";
+import type { KeyValue } from "../kv";
+import { notInitialised } from "../records/cluster-settings";
+import { ClusterWatch } from "../records/cluster-watch";
+import { decodeCounter, decodeHead, decodeSnapshot, decodeVolume } from "../records/codec";
+import type { MetaContext } from "../records/context";
+import { keys, parseVolumeKey } from "../records/layout";
+import { DEFAULT_LEASE_TIMES, type LeaseTimes } from "../records/lease-keeper";
+import { RingAdmin } from "../records/ring-admin";
+import { publicSnapshot } from "../records/snapshot-admin";
+import { openVolume } from "./open-volume";
+import { MetaSnapshotSession } from "./snapshot-session";
+import type { MetaVolumeSession } from "./volume-session";
+
+export interface RegistryOptions {
+  readonly leaseTimes?: LeaseTimes;
+}
+
+export class MetaRegistry implements VolumeRegistry {
+  readonly clusterWatch: ClusterWatch;
+  readonly #context: MetaContext;
+  readonly #rings: RingAdmin;
+  readonly #ringCache = new Map<number, RingSpec>();
+  readonly #leaseTimes: LeaseTimes;
+
+  private constructor(context: MetaContext, clusterWatch: ClusterWatch, options: RegistryOptions) {
+    this.#context = context;
+    this.clusterWatch = clusterWatch;
+    this.#rings = new RingAdmin(context);
+    this.#leaseTimes = options.leaseTimes ?? DEFAULT_LEASE_TIMES;
+  }
+
+  /** Throws "not-initialised", "unreachable", "deadline". */
+  static async start(context: MetaContext, options: RegistryOptions = {}): Promise<MetaRegistry> {
+    return new MetaRegistry(context, await ClusterWatch.start(context), options);
+  }
+
+  openVolume(name: string, holder: string, options: OpenOptions = {}): Promise<MetaVolumeSession> {
+    return openVolume(this.#context, name, holder, options, this.#leaseTimes);
+  }
+
+  openSnapshot(name: string, snapshotName: string, holder: string): Promise<MetaSnapshotSession> {
+    return MetaSnapshotSession.open(this.#context, name, snapshotName, holder, this.#leaseTimes);
+  }
+
+  async ringAt(version: number): Promise<RingSpec> {
+    const { ring } = this.clusterWatch.state;
+    const known = ring.version === version ? ring : this.#ringCache.get(version);
+    const spec = known ?? (await this.#rings.at(version));
+    this.#ringCache.set(version, spec);
+    return spec;
+  }
+
+  cluster(): ClusterView {
+    return this.clusterWatch.state;
+  }
+
+  onClusterChange(listener: (view: ClusterView) => void): () => void {
+    return this.clusterWatch.onChange(listener);
+  }
+
+  async collectionView(): Promise<CollectionView> {
+    const { revision, entries } = await this.#context.store.range(keys.volumesPrefix);
+    return buildCollectionView(revision, entries, this.#context.store.description);
+  }
+
+  /** Sessions end by themselves (detach or abandon them first); the store stays open. */
+  close(): void {
+    this.clusterWatch.close();
+  }
+}
+
+/** What R7 needs from one range; records that cannot be read are named, so that nothing they hold is deleted. */
+export function buildCollectionView(
+  revision: number,
+  entries: readonly KeyValue[],
+  description: string,
+): CollectionView {
+  const damage: { key: string; reason: string; global: boolean }[] = [];
+  const read = <T>(entry: KeyValue, decode: (entry: KeyValue) => T, global: boolean): T | undefined => {
+    try {
+      return decode(entry);
+    } catch (error) {
+      if (!(error instanceof MetaError)) throw error;
+      damage.push({ key: entry.key, reason: error.message, global });
+      return undefined;
+    }
+  };
+  let volumeIdLast = 0;
+  const byVolume = new Map<number, Map<string, KeyValue>>();
+  const counter = entries.find((entry) => entry.key === keys.counter);
+  if (counter === undefined) throw notInitialised(description);
+  volumeIdLast = read(counter, decodeCounter, true) ?? 0;
+  for (const entry of entries) {
+    const parsed = parseVolumeKey(entry.key);
+    if (parsed === undefined) continue;
+    const records = byVolume.get(parsed.volumeId) ?? new Map<string, KeyValue>();
+    records.set(parsed.rest, entry);
+    byVolume.set(parsed.volumeId, records);
+  }
+  const volumes: CollectionVolume[] = [];
+  for (const [volumeId, records] of byVolume) {
+    const record = records.get("record");
+    const head = records.get("head");
+    // Without its record nobody knows the volume's lineage; without its head nobody knows what it holds.
+    if (record === undefined || head === undefined) {
+      const key = `${keys.volumesPrefix}${volumeId}`;
+      damage.push({ key, reason: "its record or head is missing", global: true });
+      continue;
+    }
+    const volume = read(record, decodeVolume, true);
+    const decodedHead = read(head, (entry) => decodeHead(entry).head, false);
+    const snapshots = [...records]
+      .filter(([rest]) => rest.startsWith("snapshots/"))
+      .map(([, entry]) => read(entry, (each) => publicSnapshot(decodeSnapshot(each)), false))
+      .filter((snapshot) => snapshot !== undefined);
+    if (volume === undefined || decodedHead === undefined) continue;
+    const { lineageId, ancestorIds } = volume;
+    volumes.push({ volumeId: volume.volumeId, lineageId, ancestorIds, head: decodedHead, snapshots });
+  }
+  return { revision, volumeIdLast, volumes, damage };
+}
