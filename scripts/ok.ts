@@ -17,7 +17,7 @@ const STEPS: Readonly<Record<string, readonly string[]>> = {
   types: ["tsc", "--noEmit"],
   knip: ["knip", "--no-progress"],
   generated: ["scripts/generate.ts", "--check"],
-  unit: ["test", "test/unit", "test/contract"],
+  unit: ["test", "test/unit", "test/contract", "test/fuzz"],
 };
 
 const wanted = process.argv.slice(2);
