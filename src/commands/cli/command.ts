@@ -77,7 +77,9 @@ export function leaf<const Args extends ArgsDef>(options: LeafOptions<Args>): Co
     args: options.args,
     async run(context) {
       checkFlags(options.name, context.rawArgs, options.args);
-      const positionals = Object.values(options.args as ArgsDef).filter((a) => a.type === "positional").length;
+      const positionals = Object.values(options.args as ArgsDef).filter(
+        (a) => a.type === "positional",
+      ).length;
       const words = context.args._ as readonly string[];
       const rest = words.slice(positionals);
       if (rest.length > 0 && options.variadic === undefined)

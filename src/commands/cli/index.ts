@@ -12,3 +12,4 @@ export {
   readConfigFile,
   resolveMetaLocation,
 } from "./meta-options";
+export { changeRing, type Metadata, metadataOver, openStore, withMetadata } from "./metadata";

@@ -13,11 +13,24 @@ export const metaArgs = {
     description: "Where metadata lives: etcd://H:P,H:P | http://HOST:PORT (a daemon) | sqlite:PATH",
     valueHint: "URL",
   },
-  etcd: { type: "string", alias: "C", description: "Short for --meta etcd://HOST:PORT", valueHint: "HOST:PORT" },
+  etcd: {
+    type: "string",
+    alias: "C",
+    description: "Short for --meta etcd://HOST:PORT",
+    valueHint: "HOST:PORT",
+  },
   "etcd-cert-file": { type: "string", description: "Client certificate for etcd (PEM)", valueHint: "FILE" },
   "etcd-key-file": { type: "string", description: "Key of the client certificate (PEM)", valueHint: "FILE" },
-  "etcd-ca-file": { type: "string", description: "CA that signed etcd's certificate (PEM)", valueHint: "FILE" },
-  "etcd-user": { type: "string", description: "etcd user; password by TORUS_ETCD_PASSWORD", valueHint: "NAME" },
+  "etcd-ca-file": {
+    type: "string",
+    description: "CA that signed etcd's certificate (PEM)",
+    valueHint: "FILE",
+  },
+  "etcd-user": {
+    type: "string",
+    description: "etcd user; password by TORUS_ETCD_PASSWORD",
+    valueHint: "NAME",
+  },
   profile: { type: "string", description: "Profile of ~/.torus/config.json", valueHint: "NAME" },
   debug: { type: "boolean", description: "Show stack traces and debug logs" },
 } as const satisfies ArgsDef;

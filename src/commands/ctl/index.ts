@@ -1,0 +1,19 @@
+/** `torus ctl`: what an administrator types. */
+import { group } from "../cli";
+import { configCommand, wipeCommand } from "./config";
+import { initCommand } from "./init";
+import { peerCommand, peerListCommand } from "./peer";
+import { ringCommand } from "./ring";
+import { statusCommand } from "./status";
+import { volumeCommand } from "./volume";
+
+export const ctlCommand = group("ctl", "Administer a cluster: volumes, peers, the ring", {
+  init: initCommand,
+  status: statusCommand,
+  peer: peerCommand,
+  "list-peers": peerListCommand,
+  ring: ringCommand,
+  volume: volumeCommand,
+  config: configCommand,
+  wipe: wipeCommand,
+});

@@ -1,0 +1,308 @@
+/** `torus ctl peer ...`: who stores blocks, and the changes of the ring that come with it. */
+import { formatSize, parsePeerId, type PeerId } from "../../base";
+import type { PeerEntry } from "../../meta";
+import type { RingChange, RingSpec } from "../../ring";
+import {
+  CommandError,
+  changeRing,
+  group,
+  leaf,
+  type Metadata,
+  metaArgs,
+  UsageError,
+  withMetadata,
+} from "../cli";
+import { type Column, outputArgs, outputStyle, renderBar, renderList } from "../output";
+import { peerProgress } from "./progress";
+
+export interface PeerRow extends PeerEntry {
+  readonly member: "Avail" | "OK" | "DOWN" | "draining";
+}
+
+/** What the MEMBER column says of a peer. */
+export function membership(peer: PeerEntry, ring: RingSpec): PeerRow["member"] {
+  const member = ring.members.find((one) => one.peerId === peer.peerId);
+  if (member === undefined) return peer.live ? "Avail" : "DOWN";
+  if (!peer.live) return "DOWN";
+  return member.weight === 0 ? "draining" : "OK";
+}
+
+export const peerColumns: readonly Column<PeerRow>[] = [
+  { name: "address", title: "ADDRESS", value: (row) => row.address },
+  { name: "peerId", title: "UUID", value: (row) => row.peerId },
+  {
+    name: "sizeBytes",
+    title: "SIZE",
+    align: "right",
+    value: (row) => row.capacityBytes,
+    text: (row, style) => formatSize(row.capacityBytes, style),
+  },
+  {
+    name: "usedBytes",
+    title: "USED",
+    align: "right",
+    value: (row) => row.usedBytes,
+    text: (row, style) => formatSize(row.usedBytes, style),
+  },
+  {
+    name: "usedShare",
+    title: "FILL",
+    value: (row) => (row.capacityBytes > 0 ? row.usedBytes / row.capacityBytes : 0),
+    text: (row) => `[${renderBar(row.usedBytes, row.capacityBytes, 10)}]`,
+  },
+  { name: "member", title: "MEMBER", value: (row) => row.member },
+  { name: "zone", title: "ZONE", value: (row) => row.zone },
+  { name: "weight", title: "WEIGHT", align: "right", value: (row) => row.weight },
+  {
+    name: "updatedMs",
+    title: "UPDATED",
+    value: (row) => row.updatedMs,
+    text: (row) => new Date(row.updatedMs).toISOString().replace("T", " ").slice(0, 19),
+  },
+  {
+    name: "rebalanceBytesLeft",
+    title: "REB/REP DATA",
+    align: "right",
+    value: (row) => peerProgress(row)?.bytesLeft ?? 0,
+    text: (row, style) => formatSize(peerProgress(row)?.bytesLeft ?? 0, style),
+  },
+];
+
+export async function peerRows(metadata: Metadata): Promise<{ rows: PeerRow[]; ring: RingSpec }> {
+  const [{ peers, damage }, ring] = await Promise.all([metadata.peers.list(), metadata.ring.current()]);
+  for (const error of damage) console.error(error.message);
+  return { rows: peers.map((peer) => ({ ...peer, member: membership(peer, ring) })), ring };
+}
+
+/** How even the fill of the members is: the largest deviation from the mean share, in percent. */
+function balanceLine(rows: readonly PeerRow[]): string {
+  const members = rows.filter((row) => row.member !== "Avail" && row.capacityBytes > 0);
+  const used = members.reduce((sum, row) => sum + row.usedBytes, 0);
+  const size = members.reduce((sum, row) => sum + row.capacityBytes, 0);
+  const share = size === 0 ? 0 : used / size;
+  const worst = Math.max(0, ...members.map((row) => Math.abs(row.usedBytes / row.capacityBytes - share)));
+  const moving = rows.some((row) => (peerProgress(row)?.bytesLeft ?? 0) > 0);
+  return `Balanced: ${moving ? "no, data is moving" : worst < 0.05 ? "yes" : `within ${(worst * 100).toFixed(1)} %`}  Usage: ${(share * 100).toFixed(2)} %\n`;
+}
+
+export const peerListCommand = leaf({
+  name: "list",
+  alias: ["list-peers"],
+  description: "List peers: those in the ring, and those that could join",
+  examples: ["torus ctl peer list", "torus ctl peer list --json"],
+  args: { ...outputArgs, ...metaArgs },
+  async run(args) {
+    const style = outputStyle(args);
+    await withMetadata(args, async (metadata) => {
+      const { rows } = await peerRows(metadata);
+      process.stdout.write(renderList(peerColumns, rows, style));
+      if (style.format === "table") process.stdout.write(balanceLine(rows));
+    });
+  },
+});
+
+/** A peer by UUID, by an unambiguous beginning of it, or by address with or without scheme. */
+export function findPeer(peers: readonly PeerEntry[], text: string): PeerEntry {
+  const bare = text.replace(/^[a-z]+:\/\//, "");
+  const found = peers.filter(
+    (peer) =>
+      peer.peerId === text.toLowerCase() ||
+      (text.length >= 4 && peer.peerId.startsWith(text.toLowerCase())) ||
+      peer.address.replace(/^[a-z]+:\/\//, "") === bare,
+  );
+  if (found.length === 1) return found[0] as PeerEntry;
+  if (found.length > 1) throw new UsageError(`"${text}" names ${found.length} peers: give the whole UUID`);
+  throw new CommandError("not-found", `Cannot find peer "${text}": see torus ctl peer list`);
+}
+
+const peersArgs = { json: outputArgs.json, ...metaArgs };
+const variadic = "ADDRESS|UUID...";
+
+async function onePeerChange(
+  flags: Parameters<typeof withMetadata>[0] & { readonly json?: boolean | undefined },
+  text: string,
+  change: (peer: PeerEntry, metadata: Metadata) => Promise<RingChange> | RingChange,
+  done: (peer: PeerEntry) => string,
+): Promise<void> {
+  await withMetadata(flags, async (metadata) => {
+    const { peers } = await metadata.peers.list();
+    const peer = findPeer(peers, text);
+    const ring = await changeRing(metadata, await change(peer, metadata));
+    console.log(flags.json ? JSON.stringify({ peerId: peer.peerId, ringVersion: ring.version }) : done(peer));
+  });
+}
+
+export const peerAddCommand = leaf({
+  name: "add",
+  description: "Add peers to the ring",
+  examples: ["torus ctl peer add 10.0.0.4:40000", "torus ctl peer add --all-peers"],
+  args: {
+    "all-peers": { type: "boolean", description: "Add every peer that is up and not yet a member" },
+    ...peersArgs,
+  },
+  variadic,
+  async run(args, rest) {
+    if (!args["all-peers"] && rest.length === 0) throw new UsageError(`Give ${variadic} or --all-peers`);
+    await withMetadata(args, async (metadata) => {
+      const { rows } = await peerRows(metadata);
+      const chosen = args["all-peers"]
+        ? rows.filter((row) => row.member === "Avail")
+        : rest.map((text) => findPeer(rows, text));
+      if (chosen.length === 0)
+        throw new CommandError("not-found", "No peer to add: all that are up are members");
+      const members = chosen.map(({ peerId, weight, zone }) => ({ peerId, weight, zone }));
+      const ring = await changeRing(metadata, { kind: "add", members });
+      console.log(
+        args.json
+          ? JSON.stringify({ added: chosen.map((peer) => peer.peerId), ringVersion: ring.version })
+          : `Added ${chosen.length} ${chosen.length === 1 ? "peer" : "peers"}: the ring is at version ${ring.version} with ${ring.members.length} members`,
+      );
+    });
+  },
+});
+
+export const peerRemoveCommand = leaf({
+  name: "remove",
+  description: "Remove peers from the ring; what they held is copied from elsewhere",
+  examples: ["torus ctl peer remove 10.0.0.4:40000", "torus ctl peer remove --force 8a1f"],
+  args: { force: { type: "boolean", description: "Although it is up and still holds blocks" }, ...peersArgs },
+  variadic,
+  async run(args, rest) {
+    if (rest.length === 0) throw new UsageError(`Give ${variadic}`);
+    await withMetadata(args, async (metadata) => {
+      const { rows } = await peerRows(metadata);
+      const chosen = rest.map((text) => findPeer(rows, text));
+      for (const peer of chosen)
+        if (
+          peer.live &&
+          peer.usedBytes > 0 &&
+          peer.member !== "DOWN" &&
+          !args.force &&
+          peer.member !== "draining"
+        )
+          throw new CommandError(
+            "conflict",
+            `Cannot remove peer ${peer.address}: it is up and holds ${formatSize(peer.usedBytes)}; drain it first (torus ctl peer drain), or use --force`,
+          );
+      const ring = await changeRing(metadata, { kind: "remove", peerIds: chosen.map((peer) => peer.peerId) });
+      console.log(
+        args.json
+          ? JSON.stringify({ removed: chosen.map((peer) => peer.peerId), ringVersion: ring.version })
+          : `Removed ${chosen.length} from the ring: it is at version ${ring.version} with ${ring.members.length} members`,
+      );
+    });
+  },
+});
+
+export const peerForgetCommand = leaf({
+  name: "forget",
+  description: "Remove the record of a peer that is gone for good",
+  examples: ["torus ctl peer forget 8a1f"],
+  args: { peer: { type: "positional", description: "UUID or address", required: true }, ...peersArgs },
+  async run(args) {
+    await withMetadata(args, async (metadata) => {
+      const { peers } = await metadata.peers.list();
+      const peer = findPeer(peers, args.peer);
+      await metadata.peers.forget(peer.peerId);
+      console.log(args.json ? JSON.stringify({ peerId: peer.peerId }) : `Forgot peer ${peer.peerId}`);
+    });
+  },
+});
+
+export const peerDrainCommand = leaf({
+  name: "drain",
+  description: "Move everything off a peer; it stays readable meanwhile",
+  examples: ["torus ctl peer drain 10.0.0.4:40000"],
+  args: { peer: { type: "positional", description: "UUID or address", required: true }, ...peersArgs },
+  run: (args) =>
+    onePeerChange(
+      args,
+      args.peer,
+      (peer) => ({ kind: "drain", peerId: peer.peerId }),
+      (peer) =>
+        `Draining ${peer.address}: see torus ctl rebalance status; it is safe to remove when it holds no blocks`,
+    ),
+});
+
+export const peerUndrainCommand = leaf({
+  name: "undrain",
+  description: "Let a drained peer take blocks again",
+  examples: ["torus ctl peer undrain 10.0.0.4:40000"],
+  args: { peer: { type: "positional", description: "UUID or address", required: true }, ...peersArgs },
+  run: (args) =>
+    onePeerChange(
+      args,
+      args.peer,
+      (peer) => ({ kind: "undrain", peerId: peer.peerId, weight: peer.weight }),
+      (peer) => `${peer.address} takes blocks again, with weight ${peer.weight}`,
+    ),
+});
+
+export const peerSetWeightCommand = leaf({
+  name: "set-weight",
+  description: "Change a peer's share of the data",
+  examples: ["torus ctl peer set-weight 10.0.0.4:40000 500"],
+  args: {
+    peer: { type: "positional", description: "UUID or address", required: true },
+    weight: {
+      type: "positional",
+      description: "A number above 0; by default the size in GiB",
+      required: true,
+    },
+    ...peersArgs,
+  },
+  run(args) {
+    const weight = Number(args.weight);
+    if (!(weight > 0)) throw new UsageError(`Cannot use weight "${args.weight}": give a number above 0`);
+    return onePeerChange(
+      args,
+      args.peer,
+      async (peer, metadata) => {
+        await metadata.peers.update(peer.peerId, { weight });
+        return { kind: "set-weight", peerId: peer.peerId, weight };
+      },
+      (peer) => `${peer.address} has weight ${weight}`,
+    );
+  },
+});
+
+export const peerSetZoneCommand = leaf({
+  name: "set-zone",
+  description: "Put a peer into a failure domain",
+  examples: ["torus ctl peer set-zone 10.0.0.4:40000 rack-2"],
+  args: {
+    peer: { type: "positional", description: "UUID or address", required: true },
+    zone: { type: "positional", description: "Name of the zone; - for none", required: true },
+    ...peersArgs,
+  },
+  run(args) {
+    const zone = args.zone === "-" ? "" : args.zone;
+    return onePeerChange(
+      args,
+      args.peer,
+      async (peer, metadata) => {
+        await metadata.peers.update(peer.peerId, { zone });
+        return { kind: "set-zone", peerId: peer.peerId, zone };
+      },
+      (peer) => `${peer.address} is in ${zone === "" ? "a zone of its own" : `zone ${zone}`}`,
+    );
+  },
+});
+
+export const peerCommand = group("peer", "Peers and their part in the ring", {
+  list: peerListCommand,
+  add: peerAddCommand,
+  remove: peerRemoveCommand,
+  drain: peerDrainCommand,
+  undrain: peerUndrainCommand,
+  "set-weight": peerSetWeightCommand,
+  "set-zone": peerSetZoneCommand,
+  forget: peerForgetCommand,
+});
+
+export function parsePeerIds(text: string): PeerId[] {
+  return text
+    .split(",")
+    .filter((one) => one !== "")
+    .map(parsePeerId);
+}

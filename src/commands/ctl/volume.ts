@@ -1,0 +1,206 @@
+/** `torus ctl volume ...`: volumes by name. */
+import { formatDuration, formatSize, parseSize } from "../../base";
+import type { VolumeInfo } from "../../meta";
+import { group, leaf, metaArgs, UsageError, withMetadata } from "../cli";
+import { type Column, outputArgs, outputStyle, renderList, renderRecord } from "../output";
+
+const nameArg = { type: "positional", description: "Name of the volume", required: true } as const;
+
+export const volumeColumns: readonly Column<VolumeInfo>[] = [
+  { name: "name", title: "NAME", value: (row) => row.name },
+  {
+    name: "sizeBytes",
+    title: "SIZE",
+    align: "right",
+    value: (row) => row.sizeBytes,
+    text: (row, style) => formatSize(row.sizeBytes, style),
+  },
+  {
+    name: "attachedTo",
+    title: "ATTACHED TO",
+    value: (row) => row.attached?.holder ?? null,
+    text: (row) => row.attached?.holder ?? "-",
+  },
+  { name: "snapshotCount", title: "SNAPSHOTS", align: "right", value: (row) => row.snapshotCount },
+  { name: "volumeId", title: "ID", align: "right", value: (row) => row.volumeId },
+];
+
+export const volumeListCommand = leaf({
+  name: "list",
+  description: "List volumes, and who has them attached",
+  examples: ["torus ctl volume list", "torus ctl volume list --json"],
+  args: { ...outputArgs, ...metaArgs },
+  async run(args) {
+    const style = outputStyle(args);
+    await withMetadata(args, async ({ volumes }) => {
+      const { volumes: rows, damage } = await volumes.list();
+      for (const error of damage) console.error(error.message);
+      process.stdout.write(
+        renderList(
+          volumeColumns,
+          rows.toSorted((a, b) => (a.name < b.name ? -1 : 1)),
+          style,
+        ),
+      );
+    });
+  },
+});
+
+export const volumeCreateCommand = leaf({
+  name: "create-block",
+  alias: ["create"],
+  description: "Make a volume; it takes no space until it is written",
+  examples: ["torus ctl volume create-block data 10GiB"],
+  args: {
+    name: nameArg,
+    size: { type: "positional", description: "Size: 10GiB, 500M ... at most 64 TiB", required: true },
+    json: outputArgs.json,
+    ...metaArgs,
+  },
+  async run(args) {
+    const sizeBytes = parseSize(args.size);
+    await withMetadata(args, async ({ settings, volumes }) => {
+      await settings.get();
+      const made = await volumes.create(args.name, sizeBytes);
+      console.log(
+        args.json ? JSON.stringify(made) : `Created volume ${made.name} of ${formatSize(made.sizeBytes)}`,
+      );
+    });
+  },
+});
+
+export const volumeDeleteCommand = leaf({
+  name: "delete",
+  description: "Delete a volume; its space comes back within a minute or so",
+  examples: ["torus ctl volume delete data", "torus ctl volume delete data --with-snapshots"],
+  args: {
+    name: nameArg,
+    "with-snapshots": { type: "boolean", description: "Its snapshots too" },
+    json: outputArgs.json,
+    ...metaArgs,
+  },
+  async run(args) {
+    await withMetadata(args, async ({ volumes }) => {
+      await volumes.delete(args.name, { withSnapshots: args["with-snapshots"] === true });
+      console.log(
+        args.json ? JSON.stringify({ name: args.name, deleted: true }) : `Deleted volume ${args.name}`,
+      );
+    });
+  },
+});
+
+const infoColumns: readonly Column<VolumeInfo>[] = [
+  ...volumeColumns,
+  { name: "epoch", title: "EPOCH", value: (row) => row.epoch },
+  {
+    name: "attachedSinceMs",
+    title: "ATTACHED FOR",
+    value: (row) => row.attached?.sinceMs ?? null,
+    text: (row) => (row.attached === undefined ? "-" : formatDuration(Date.now() - row.attached.sinceMs)),
+  },
+  { name: "logRingVersion", title: "LOG RING", value: (row) => row.head?.log.ringVersion ?? null },
+  { name: "logWidth", title: "LOG WIDTH", value: (row) => row.head?.log.width ?? null },
+  {
+    name: "logMembers",
+    title: "LOG PEERS",
+    value: (row) => row.head?.log.members.map((member) => member.peerId) ?? [],
+    text: (row) => {
+      const members = row.head?.log.members ?? [];
+      return members.length === 0 ? "none (detached cleanly)" : members.map((m) => m.peerId).join(", ");
+    },
+  },
+  { name: "lineageId", title: "LINEAGE", value: (row) => row.lineageId },
+  {
+    name: "createdMs",
+    title: "CREATED",
+    value: (row) => row.createdMs,
+    text: (row) => new Date(row.createdMs).toISOString(),
+  },
+];
+
+export const volumeInfoCommand = leaf({
+  name: "info",
+  description: "Show one volume: who has it, where its log lives",
+  examples: ["torus ctl volume info data --json"],
+  args: { name: nameArg, ...outputArgs, ...metaArgs },
+  async run(args) {
+    const style = outputStyle(args);
+    await withMetadata(args, async ({ volumes }) => {
+      process.stdout.write(renderRecord(infoColumns, await volumes.info(args.name), style));
+    });
+  },
+});
+
+export const volumeResizeCommand = leaf({
+  name: "resize",
+  description: "Change a volume's size; a larger one reaches clients that have it attached",
+  examples: ["torus ctl volume resize data 20GiB"],
+  args: {
+    name: nameArg,
+    size: { type: "positional", description: "The new size", required: true },
+    json: outputArgs.json,
+    ...metaArgs,
+  },
+  async run(args) {
+    const sizeBytes = parseSize(args.size);
+    await withMetadata(args, async ({ volumes }) => {
+      const volume = await volumes.resize(args.name, sizeBytes);
+      console.log(
+        args.json ? JSON.stringify(volume) : `Volume ${volume.name} has ${formatSize(volume.sizeBytes)} now`,
+      );
+    });
+  },
+});
+
+export const volumeRenameCommand = leaf({
+  name: "rename",
+  description: "Give a volume another name; clients that have it attached go on",
+  examples: ["torus ctl volume rename data data-old"],
+  args: {
+    name: nameArg,
+    newName: { type: "positional", description: "The new name", required: true },
+    json: outputArgs.json,
+    ...metaArgs,
+  },
+  async run(args) {
+    await withMetadata(args, async ({ volumes }) => {
+      const volume = await volumes.rename(args.name, args.newName);
+      console.log(args.json ? JSON.stringify(volume) : `Renamed volume ${args.name} to ${volume.name}`);
+    });
+  },
+});
+
+export const volumeUnlockCommand = leaf({
+  name: "unlock",
+  description: "Take a volume from a holder that is gone; the old writer is fenced and can do no harm",
+  examples: ["torus ctl volume unlock data --force"],
+  args: {
+    name: nameArg,
+    force: { type: "boolean", description: "Yes, although its lease has not ended" },
+    json: outputArgs.json,
+    ...metaArgs,
+  },
+  async run(args) {
+    await withMetadata(args, async ({ volumes }) => {
+      const { attached } = await volumes.info(args.name);
+      if (attached !== undefined && !args.force)
+        throw new UsageError(
+          `Volume "${args.name}" is attached by ${attached.holder}: detach it there, wait for its lease to end, or use --force`,
+        );
+      if (attached !== undefined) console.error(`Waiting one lease (${formatDuration(attached.ttlMs)}) ...`);
+      const unlocked = await volumes.forceUnlock(args.name);
+      if (args.json) console.log(JSON.stringify({ name: args.name, unlocked }));
+      else console.log(unlocked ? `Unlocked volume ${args.name}` : `Volume ${args.name} was not locked`);
+    });
+  },
+});
+
+export const volumeCommand = group("volume", "Volumes: make, list, resize, delete", {
+  list: volumeListCommand,
+  "create-block": volumeCreateCommand,
+  delete: volumeDeleteCommand,
+  info: volumeInfoCommand,
+  resize: volumeResizeCommand,
+  rename: volumeRenameCommand,
+  unlock: volumeUnlockCommand,
+});

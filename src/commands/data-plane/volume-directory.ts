@@ -1,0 +1,208 @@
+/**
+ * The exports a front end offers: volumes and snapshots, opened when the first client asks, shared by all of them
+ * so that they have one coherent view, and detached cleanly when the last one leaves. A volume that failed (its
+ * lock was lost, a newer writer fenced it) answers errors to those who have it and is opened afresh for the next.
+ */
+import { type PeerId, TorusError } from "../../base";
+import type { BlockDevice, DeviceDescription, DeviceDirectory } from "../../blockdev";
+
+/** An open volume or snapshot, as whoever constructs engines hands it over. */
+export interface OpenDevice {
+  readonly device: BlockDevice;
+  /** Says why when the device can never work again. */
+  failure(): string | undefined;
+  /** Detaches: acknowledges everything, checkpoints, gives up the lock. Throws when that could not be done. */
+  close(): Promise<void>;
+}
+
+export interface DeviceOpener {
+  openVolume(name: string): Promise<OpenDevice>;
+  openSnapshot(volumeName: string, snapshotName: string): Promise<OpenDevice>;
+}
+
+/** What metadata says exists; asked of the main thread. */
+export interface ExportCatalog {
+  list(): Promise<readonly DeviceDescription[]>;
+  describe(exportName: string): Promise<DeviceDescription | undefined>;
+}
+
+export interface VolumeDirectoryOptions {
+  readonly opener: DeviceOpener;
+  readonly catalog: ExportCatalog;
+  /** Volumes that may be exported, with their snapshots; undefined: all. */
+  readonly only: readonly string[] | undefined;
+  readonly onEvent: (level: "info" | "warn" | "error", message: string) => void;
+}
+
+interface Entry {
+  readonly opening: Promise<OpenDevice>;
+  /** Clients that hold it, and one for `keepOpen`. */
+  users: number;
+  open?: OpenDevice;
+  closing?: Promise<void>;
+}
+
+/** Splits `volume@snapshot`; a volume's name cannot hold an @. */
+export function parseExportName(exportName: string): { readonly volume: string; readonly snapshot?: string } {
+  const at = exportName.indexOf("@");
+  return at < 0
+    ? { volume: exportName }
+    : { volume: exportName.slice(0, at), snapshot: exportName.slice(at + 1) };
+}
+
+export class VolumeDirectory implements DeviceDirectory {
+  readonly #entries = new Map<string, Entry>();
+  #closed = false;
+
+  constructor(private readonly options: VolumeDirectoryOptions) {}
+
+  async list(): Promise<readonly DeviceDescription[]> {
+    return (await this.options.catalog.list()).filter((one) => this.#isOffered(one.name));
+  }
+
+  async describe(exportName: string): Promise<DeviceDescription | undefined> {
+    const name = this.#resolve(exportName);
+    if (name === undefined) return undefined;
+    return this.#entries.get(name)?.open?.device ?? this.options.catalog.describe(name);
+  }
+
+  async acquire(
+    exportName: string,
+  ): Promise<{ readonly device: BlockDevice; release(): Promise<void> } | undefined> {
+    const name = this.#resolve(exportName);
+    if (name === undefined) return undefined;
+    if (!this.#entries.has(name) && (await this.options.catalog.describe(name)) === undefined)
+      return undefined;
+    const entry = await this.#take(name);
+    try {
+      const open = await entry.opening;
+      let released = false;
+      return {
+        device: open.device,
+        release: async () => {
+          if (released) return;
+          released = true;
+          await this.#give(name, entry);
+        },
+      };
+    } catch (error) {
+      this.#drop(name, entry);
+      throw error;
+    }
+  }
+
+  /** Opens a volume and keeps it open until `close`, whether or not a client uses it. */
+  async keepOpen(name: string): Promise<BlockDevice> {
+    const entry = await this.#take(name);
+    try {
+      return (await entry.opening).device;
+    } catch (error) {
+      this.#drop(name, entry);
+      throw error;
+    }
+  }
+
+  /** Devices open now. */
+  openDevices(): readonly { readonly name: string; readonly open: OpenDevice; readonly users: number }[] {
+    const devices = [];
+    for (const [name, { open, users }] of this.#entries) if (open) devices.push({ name, open, users });
+    return devices;
+  }
+
+  /** Detaches everything; the first error is thrown after all were tried. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    const results = await Promise.allSettled(
+      [...this.#entries].map(async ([name, entry]) => {
+        await entry.opening.catch(() => undefined);
+        await this.#detach(name, entry);
+      }),
+    );
+    const failed = results.find((result) => result.status === "rejected");
+    if (failed) throw failed.reason;
+  }
+
+  #isOffered(exportName: string): boolean {
+    const { only } = this.options;
+    return only === undefined || only.includes(parseExportName(exportName).volume);
+  }
+
+  /** The empty name is the only volume there is to serve, if there is just one. */
+  #resolve(exportName: string): string | undefined {
+    const { only } = this.options;
+    if (exportName === "") return only?.length === 1 ? only[0] : undefined;
+    return this.#isOffered(exportName) ? exportName : undefined;
+  }
+
+  async #take(name: string): Promise<Entry> {
+    for (;;) {
+      if (this.#closed)
+        throw new TorusError("shutting-down", `Cannot open volume "${name}": the server is shutting down`);
+      const entry = this.#entries.get(name);
+      if (entry?.closing !== undefined) {
+        await entry.closing.catch(() => undefined);
+        continue;
+      }
+      const failure = entry?.open?.failure();
+      if (entry !== undefined && failure !== undefined) {
+        this.options.onEvent("warn", `Opening volume "${name}" afresh: it had failed: ${failure}`);
+        await this.#detach(name, entry).catch(() => undefined);
+        continue;
+      }
+      if (entry !== undefined) {
+        entry.users++;
+        return entry;
+      }
+      return this.#open(name);
+    }
+  }
+
+  #open(name: string): Entry {
+    const { volume, snapshot } = parseExportName(name);
+    const { opener } = this.options;
+    const opening =
+      snapshot === undefined ? opener.openVolume(volume) : opener.openSnapshot(volume, snapshot);
+    const entry: Entry = { opening, users: 1 };
+    this.#entries.set(name, entry);
+    opening.then(
+      (open) => {
+        entry.open = open;
+        this.options.onEvent("info", `Opened "${name}"`);
+      },
+      // Reported by whoever awaits it; an entry that nobody holds any more goes.
+      () => undefined,
+    );
+    return entry;
+  }
+
+  #drop(name: string, entry: Entry): void {
+    entry.users--;
+    if (entry.users <= 0 && this.#entries.get(name) === entry) this.#entries.delete(name);
+  }
+
+  async #give(name: string, entry: Entry): Promise<void> {
+    entry.users--;
+    if (entry.users <= 0) await this.#detach(name, entry);
+  }
+
+  async #detach(name: string, entry: Entry): Promise<void> {
+    entry.closing ??= (async () => {
+      try {
+        await entry.open?.close();
+        this.options.onEvent("info", `Closed "${name}"`);
+      } catch (error) {
+        const reason = error instanceof Error ? error.message : String(error);
+        this.options.onEvent("error", `Cannot detach "${name}" cleanly: ${reason}`);
+        throw error;
+      } finally {
+        if (this.#entries.get(name) === entry) this.#entries.delete(name);
+      }
+    })();
+    return entry.closing;
+  }
+}
+
+/** A holder's name for locks: who has the volume attached, in words an administrator knows. */
+export function holderName(host: string, processId: number, peerId?: PeerId): string {
+  return peerId === undefined ? `${host} (pid ${processId})` : `${host} (daemon ${peerId.slice(0, 8)})`;
+}
