@@ -320,8 +320,12 @@ export interface CollectionView {
   /** Ids up to this were given out; one at or below it without a volume here is a deleted volume. */
   readonly volumeIdLast: number;
   readonly volumes: readonly CollectionVolume[];
-  /** Records that cannot be read: nothing of these volumes' lineages may be deleted; when `global`, nothing at all. */
-  readonly damage: readonly { readonly key: string; readonly reason: string; readonly global: boolean }[];
+  /** Records that cannot be read: nothing of this lineage may be deleted; without a lineage, nothing at all. */
+  readonly damage: readonly {
+    readonly key: string;
+    readonly reason: string;
+    readonly lineageId: VolumeId | undefined;
+  }[];
 }
 
 export interface VolumeRegistry {

@@ -126,6 +126,7 @@ export class LeaseKeeper implements LeaseState {
     } catch (error) {
       // Unreachable, late or damaged metadata: what may pass is tried again, the deadline tells readers the truth.
       if (!(error instanceof TorusError)) throw error;
+      if (isMetaError(error, "closed")) return;
     }
     if (this.#stopped) return;
     this.#schedule(isRenewed ? this.#times.ttlMs / 3 : Math.min(this.#times.ttlMs / 15, 1_000));

@@ -2,6 +2,7 @@
  * The metadata service as the engine sees it: VolumeRegistry over any key-value store. Rings are looked up by
  * version and kept, since a version never changes; the cluster is followed by one watch.
  */
+import type { VolumeId } from "../../base";
 import type {
   ClusterView,
   CollectionVolume,
@@ -88,21 +89,11 @@ export function buildCollectionView(
   entries: readonly KeyValue[],
   description: string,
 ): CollectionView {
-  const damage: { key: string; reason: string; global: boolean }[] = [];
-  const read = <T>(entry: KeyValue, decode: (entry: KeyValue) => T, global: boolean): T | undefined => {
-    try {
-      return decode(entry);
-    } catch (error) {
-      if (!(error instanceof MetaError)) throw error;
-      damage.push({ key: entry.key, reason: error.message, global });
-      return undefined;
-    }
-  };
-  let volumeIdLast = 0;
-  const byVolume = new Map<number, Map<string, KeyValue>>();
   const counter = entries.find((entry) => entry.key === keys.counter);
   if (counter === undefined) throw notInitialised(description);
-  volumeIdLast = read(counter, decodeCounter, true) ?? 0;
+  const builder = new ViewBuilder();
+  const volumeIdLast = builder.read(counter, decodeCounter, undefined) ?? 0;
+  const byVolume = new Map<VolumeId, Map<string, KeyValue>>();
   for (const entry of entries) {
     const parsed = parseVolumeKey(entry.key);
     if (parsed === undefined) continue;
@@ -110,25 +101,42 @@ export function buildCollectionView(
     records.set(parsed.rest, entry);
     byVolume.set(parsed.volumeId, records);
   }
-  const volumes: CollectionVolume[] = [];
-  for (const [volumeId, records] of byVolume) {
-    const record = records.get("record");
-    const head = records.get("head");
-    // Without its record nobody knows the volume's lineage; without its head nobody knows what it holds.
-    if (record === undefined || head === undefined) {
-      const key = `${keys.volumesPrefix}${volumeId}`;
-      damage.push({ key, reason: "its record or head is missing", global: true });
-      continue;
+  for (const [volumeId, records] of byVolume) builder.addVolume(volumeId, records);
+  return { revision, volumeIdLast, volumes: builder.volumes, damage: builder.damage };
+}
+
+class ViewBuilder {
+  readonly volumes: CollectionVolume[] = [];
+  readonly damage: CollectionView["damage"][number][] = [];
+
+  read<T>(entry: KeyValue, decode: (entry: KeyValue) => T, lineageId: VolumeId | undefined): T | undefined {
+    try {
+      return decode(entry);
+    } catch (error) {
+      if (!(error instanceof MetaError)) throw error;
+      this.damage.push({ key: entry.key, reason: error.message, lineageId });
+      return undefined;
     }
-    const volume = read(record, decodeVolume, true);
-    const decodedHead = read(head, (entry) => decodeHead(entry).head, false);
+  }
+
+  addVolume(volumeId: VolumeId, records: ReadonlyMap<string, KeyValue>): void {
+    const [record, headEntry] = [records.get("record"), records.get("head")];
+    // Without its record nobody knows the volume's lineage, so the damage concerns all of them.
+    if (record === undefined) return this.#missing(keys.record(volumeId), undefined);
+    const volume = this.read(record, decodeVolume, undefined);
+    if (volume === undefined) return;
+    const { lineageId, ancestorIds } = volume;
+    if (headEntry === undefined) return this.#missing(keys.head(volumeId), lineageId);
+    const head = this.read(headEntry, (entry) => decodeHead(entry).head, lineageId);
     const snapshots = [...records]
       .filter(([rest]) => rest.startsWith("snapshots/"))
-      .map(([, entry]) => read(entry, (each) => publicSnapshot(decodeSnapshot(each)), false))
+      .map(([, entry]) => this.read(entry, (each) => publicSnapshot(decodeSnapshot(each)), lineageId))
       .filter((snapshot) => snapshot !== undefined);
-    if (volume === undefined || decodedHead === undefined) continue;
-    const { lineageId, ancestorIds } = volume;
-    volumes.push({ volumeId: volume.volumeId, lineageId, ancestorIds, head: decodedHead, snapshots });
+    if (head === undefined) return;
+    this.volumes.push({ volumeId: volume.volumeId, lineageId, ancestorIds, head, snapshots });
   }
-  return { revision, volumeIdLast, volumes, damage };
+
+  #missing(key: string, lineageId: VolumeId | undefined): void {
+    this.damage.push({ key, reason: `Cannot use metadata record ${key}: it is missing`, lineageId });
+  }
 }

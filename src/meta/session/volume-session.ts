@@ -115,7 +115,8 @@ export class MetaVolumeSession implements VolumeSession {
 
   async commitDetach(expectedRevision: number, head: Head): Promise<CommitOutcome> {
     assert(!hasTail(head), "a clean detach leaves no log tail");
-    // A renewal must not take the lock that we are about to delete for a lost one.
+    // A lock lost meanwhile is retaken first; then a renewal must not take the one that we delete for a lost one.
+    await this.lease.renew();
     await this.lease.pause();
     const lock = keys.lock(this.grant.volume.volumeId);
     try {
