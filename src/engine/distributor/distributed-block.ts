@@ -92,6 +92,14 @@ export class DistributedBlock implements OutgoingPut {
     existing.sentMs = nowMs;
   }
 
+  /** Notes a copy that is known to be there, before the block is submitted. */
+  addStored(peer: PeerId, incarnation: Incarnation, nowMs: number): void {
+    this.addTry(peer, nowMs);
+    const one = this.tries[this.tryCount - 1] as Try;
+    one.incarnation = incarnation;
+    one.state = TryState.stored;
+  }
+
   /** Forgets refusals, so that the same peers are candidates again; requests still out stay known. */
   forgetFailures(): void {
     let kept = 0;

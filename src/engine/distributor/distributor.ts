@@ -444,8 +444,7 @@ export class Distributor {
       if (passedOver || retry) this.#touched.push(block);
     }
     this.#run();
-    if (this.#active.size > 0 || this.#waitingHead < this.#waiting.length)
-      this.#arm();
+    if (this.#active.size > 0 || this.#waitingHead < this.#waiting.length) this.#arm();
   }
 
   /** Marks requests that got no answer in time; one at a peer known to be silent is not waited for again. */

@@ -47,7 +47,9 @@ export class BlockApplier {
   apply(buffer: NativeBuffer, offset: number, availableBytes: number, lsn: number, done: Applied): void {
     const fault = this.header.parse(buffer, offset, availableBytes);
     if (fault !== BlockFault.none)
-      return done(new VolumeError("unreadable", `Cannot apply block at lsn ${lsn}: its header is bad (${fault})`));
+      return done(
+        new VolumeError("unreadable", `Cannot apply block at lsn ${lsn}: its header is bad (${fault})`),
+      );
     this.#lsn = lsn;
     this.#extentIndex = 0;
     this.#pagesDone = 0;

@@ -59,7 +59,7 @@ export class BlockRead implements OutgoingRead {
   slotCount = 0;
   destination: NativeBuffer = NO_BUFFER;
   destinationOffset = 0;
-  /** Bytes that the slots must have; 0 for a header. Set by `start`'s caller. */
+  /** Bytes that the slots have at least (the last slot of an INode block may be short); 0 for a header. */
   expectedBytes = 0;
   /** Ask only this peer. */
   onlyPeer: PeerId | undefined;
@@ -76,7 +76,9 @@ export class BlockRead implements OutgoingRead {
   askedAll = false;
   badPeer: PeerId | undefined;
   sawUnreachable = false;
-  answered: ((read: BlockRead, peer: PeerId, status: StorageStatus, lengthBytes: number, check: number) => void) | undefined;
+  answered:
+    | ((read: BlockRead, peer: PeerId, status: StorageStatus, lengthBytes: number, check: number) => void)
+    | undefined;
 
   done(peer: PeerId, status: StorageStatus, lengthBytes: number, check: number): void {
     this.answered?.(this, peer, status, lengthBytes, check);
@@ -94,7 +96,11 @@ export class BlockReader {
   readonly #header = new BlockHeader();
   #permutation = new Uint16Array(64);
   #spread = 0;
-  #seedRef: BlockRef | undefined;
+  /** The block whose seed was computed last; sequential reads stay within one. */
+  #seedEpoch = 0;
+  #seedIndex = 0;
+  #seedVolumeId = 0;
+  #seedKind = 0;
   #blockSeed = 0;
 
   constructor(ports: BlockReaderPorts, options: BlockReaderOptions) {
@@ -131,7 +137,12 @@ export class BlockReader {
   }
 
   /** Reads a header into destination (room for HEADER_BYTES_MAX). Rejects never; resolves with the outcome. */
-  readHeader(ref: BlockRef, destination: NativeBuffer, offset: number, onlyPeer?: PeerId): Promise<StorageStatus> {
+  readHeader(
+    ref: BlockRef,
+    destination: NativeBuffer,
+    offset: number,
+    onlyPeer?: PeerId,
+  ): Promise<StorageStatus> {
     return this.#readOnce(ref, 0, 0, 0, destination, offset, onlyPeer);
   }
 
@@ -149,8 +160,10 @@ export class BlockReader {
     const status = await this.readHeader(ref, scratch, 0, onlyPeer);
     if (status !== StorageStatus.ok) return failed(status);
     const header = new BlockHeader();
-    if (header.parse(scratch, 0, scratch.bytes.length) !== BlockFault.none) return failed(StorageStatus.corrupt);
-    if (BLOCK_HEADROOM_BYTES + header.payloadBytes > buffer.bytes.length) return failed(StorageStatus.badRequest);
+    if (header.parse(scratch, 0, scratch.bytes.length) !== BlockFault.none)
+      return failed(StorageStatus.corrupt);
+    if (BLOCK_HEADROOM_BYTES + header.payloadBytes > buffer.bytes.length)
+      return failed(StorageStatus.badRequest);
     const offset = BLOCK_HEADROOM_BYTES - header.headerBytes;
     buffer.bytes.set(scratch.bytes.subarray(0, header.headerBytes), offset);
     if (header.slotCount > 0) {
@@ -166,7 +179,8 @@ export class BlockReader {
       if (body !== StorageStatus.ok) return failed(body);
     }
     const verifier = new BlockVerifier(this.#ports.clusterId);
-    if (verifier.verify(buffer, offset, header.lengthBytes) !== BlockFault.none) return failed(StorageStatus.corrupt);
+    if (verifier.verify(buffer, offset, header.lengthBytes) !== BlockFault.none)
+      return failed(StorageStatus.corrupt);
     return { status: StorageStatus.ok, offset, lengthBytes: header.lengthBytes };
   }
 
@@ -215,7 +229,8 @@ export class BlockReader {
         const turned = position < first ? (position + start) % first : position;
         const peer = peers[this.#permutation[turned] as number] as PeerId;
         if (this.#ports.health.isUp(peer) !== (pass === 0)) continue;
-        const isLocal = peer === this.#options.localPeerId && position < first && this.#options.readLevel !== "seq";
+        const isLocal =
+          peer === this.#options.localPeerId && position < first && this.#options.readLevel !== "seq";
         if (isLocal) out.unshift(peer);
         else out.push(peer);
       }
@@ -288,13 +303,31 @@ export class BlockReader {
         found.index === ref.index
       );
     }
-    if (lengthBytes !== read.expectedBytes) return false;
-    if (this.#seedRef !== ref) {
-      this.#seedRef = ref;
+    if (lengthBytes < read.expectedBytes || lengthBytes > read.slotCount * PAGE_BYTES) return false;
+    const actual = readCheck(
+      this.#seedOf(ref),
+      read.firstSlot,
+      destination.bytes,
+      destinationOffset,
+      lengthBytes,
+    );
+    return actual === check;
+  }
+
+  #seedOf(ref: BlockRef): number {
+    if (
+      ref.index !== this.#seedIndex ||
+      ref.epoch !== this.#seedEpoch ||
+      ref.volumeId !== this.#seedVolumeId ||
+      ref.kind !== this.#seedKind
+    ) {
+      this.#seedIndex = ref.index;
+      this.#seedEpoch = ref.epoch;
+      this.#seedVolumeId = ref.volumeId;
+      this.#seedKind = ref.kind;
       this.#blockSeed = blockSeed(this.#seed, ref);
     }
-    const actual = readCheck(this.#blockSeed, read.firstSlot, destination.bytes, destinationOffset, lengthBytes);
-    return actual === check;
+    return this.#blockSeed;
   }
 
   #finish(read: BlockRead, status: StorageStatus): void {

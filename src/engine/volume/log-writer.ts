@@ -4,7 +4,14 @@
  * one synchronous step; a block enters the map only when it is acknowledged, so the map always is a prefix of the
  * log that a checkpoint may cover.
  */
-import { assert, BlockKind, type BlockRef, type Clock, type NativeBuffer, type TurnScheduler } from "../../base";
+import {
+  assert,
+  BlockKind,
+  type BlockRef,
+  type Clock,
+  type NativeBuffer,
+  type TurnScheduler,
+} from "../../base";
 import { type BlockSealer, PAGE_BYTES } from "../block";
 import type { Distributor } from "../distributor";
 import { lsnOf, makeLocation, type PageMap, slotOf } from "../inode";
@@ -138,7 +145,13 @@ export class LogWriter implements BlockOwner {
     while (written < pageCount) {
       const open = this.#openBlock();
       if (!open) return written;
-      written += this.#writeSome(open, firstPage + written, pageCount - written, source, sourceOffset + written * PAGE_BYTES);
+      written += this.#writeSome(
+        open,
+        firstPage + written,
+        pageCount - written,
+        source,
+        sourceOffset + written * PAGE_BYTES,
+      );
     }
     return written;
   }
@@ -227,7 +240,10 @@ export class LogWriter implements BlockOwner {
 
   /** From the distributor: all blocks up to `index` are acknowledged. */
   acknowledged(index: number): void {
-    while (this.#waiterHead < this.#waiters.length && (this.#waitIndexes[this.#waiterHead] as number) <= index) {
+    while (
+      this.#waiterHead < this.#waiters.length &&
+      (this.#waitIndexes[this.#waiterHead] as number) <= index
+    ) {
       const done = this.#waiters[this.#waiterHead++] as Acknowledged;
       done(true);
     }
@@ -281,7 +297,13 @@ export class LogWriter implements BlockOwner {
     });
   }
 
-  #writeSome(open: VolumeBlock, firstPage: number, pageCount: number, source: NativeBuffer, sourceOffset: number): number {
+  #writeSome(
+    open: VolumeBlock,
+    firstPage: number,
+    pageCount: number,
+    source: NativeBuffer,
+    sourceOffset: number,
+  ): number {
     const builder = open.builder;
     const bytes = builder.buffer.bytes;
     const first = this.overlay.locate(firstPage);
@@ -297,7 +319,10 @@ export class LogWriter implements BlockOwner {
         if (location > 0 && lsnOf(location) === open.lsn) count = next;
       }
     const slot = builder.addPages(firstPage, count);
-    bytes.set(source.bytes.subarray(sourceOffset, sourceOffset + count * PAGE_BYTES), builder.slotOffset(slot));
+    bytes.set(
+      source.bytes.subarray(sourceOffset, sourceOffset + count * PAGE_BYTES),
+      builder.slotOffset(slot),
+    );
     const location = makeLocation(open.lsn, slot);
     for (let index = 0; index < count; index++) this.overlay.set(firstPage + index, location + index);
     this.#sealIfDue(open);
@@ -309,7 +334,8 @@ export class LogWriter implements BlockOwner {
     const builder = open.builder;
     if (builder.freeSlots === 0) return this.#seal(open);
     const bytes = builder.slotCount * PAGE_BYTES;
-    if (bytes >= this.#options.sealEarlyBytes && this.#distributor.blocksPending === 0) return this.#seal(open);
+    if (bytes >= this.#options.sealEarlyBytes && this.#distributor.blocksPending === 0)
+      return this.#seal(open);
     this.#scheduleWriteBack();
   }
 
@@ -329,7 +355,8 @@ export class LogWriter implements BlockOwner {
   readonly #sealAfterTurn = (): void => {
     this.#sealScheduled = false;
     const open = this.#open;
-    if (!this.#stopped && open && open.index === this.#sealWantedIndex && !open.builder.isEmpty) this.#seal(open);
+    if (!this.#stopped && open && open.index === this.#sealWantedIndex && !open.builder.isEmpty)
+      this.#seal(open);
   };
 
   #seal(block: VolumeBlock): void {
@@ -364,10 +391,20 @@ export class LogWriter implements BlockOwner {
   }
 
   #applyNext(): void {
-    while (!this.#stopped && !this.#applier.busy && this.#appliedIndex < this.#distributor.acknowledgedIndex) {
+    while (
+      !this.#stopped &&
+      !this.#applier.busy &&
+      this.#appliedIndex < this.#distributor.acknowledgedIndex
+    ) {
       this.#runAppliedWaiters();
       const block = this.#unapplied.get(this.#appliedIndex + 1) as VolumeBlock;
-      this.#applier.apply(block.builder.buffer, block.sealedOffset, block.sealedBytes, block.lsn, this.#onBlockApplied);
+      this.#applier.apply(
+        block.builder.buffer,
+        block.sealedOffset,
+        block.sealedBytes,
+        block.lsn,
+        this.#onBlockApplied,
+      );
     }
   }
 

@@ -87,6 +87,14 @@ export class PageOverlay {
     } else this.#holes.push({ firstPage, endPage, lsn });
   }
 
+  /** The pages held in [firstPage, endPage), ascending. */
+  pagesIn(firstPage: number, endPage: number): Float64Array {
+    const found: number[] = [];
+    if (this.#count > 0)
+      for (const page of this.#pages) if (page >= firstPage && page < endPage) found.push(page);
+    return Float64Array.from(found).sort();
+  }
+
   /** Forgets the trims of blocks up to `lsn`: the map has them now. */
   settleHoles(lsn: number): void {
     let settled = 0;

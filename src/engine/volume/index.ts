@@ -1,0 +1,11 @@
+export { BlockPool } from "./block-pool";
+export { BufferPool } from "./buffer-pool";
+export type { VolumeExtent } from "./device-extents";
+export { VolumeError, type VolumeErrorCode } from "./errors";
+export { openVolume } from "./open";
+export { type ReadLevel, VOLUME_DEFAULTS, type VolumeOptions, type WriteLevel } from "./options";
+export type { PageCache } from "./page-cache";
+export { type Adoption, planAdoption } from "./recovery";
+export type { LatencyStage, ObserveLatency, VolumeStatistics } from "./statistics";
+export { type CloseOutcome, Volume, type VolumeHealth, type VolumeState, VolumeStatus } from "./volume";
+export type { VolumeEvent, VolumePorts } from "./volume-core";

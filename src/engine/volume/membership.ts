@@ -1,0 +1,65 @@
+/**
+ * Which log set the volume should have now (rules R2 and R4): the placing members of the current ring that can be
+ * reached, each in the incarnation it has now, and as many copies as the write level asks for and members there
+ * are. A pure function of what is known; the volume decides when to act on it, and acts by a checkpoint.
+ */
+import type { Incarnation, PeerId } from "../../base";
+import { placingMembers, type Ring } from "../../ring";
+import type { PeerHealth } from "../distributor";
+import type { LogMember, LogSet } from "../head";
+import type { ClusterView, PeerRecord } from "../ports";
+import { type WriteLevel, widthOf } from "./options";
+
+export interface MembershipView {
+  readonly cluster: ClusterView;
+  readonly ring: Ring;
+  readonly current: LogSet;
+  readonly health: PeerHealth;
+  readonly writeLevel: WriteLevel;
+  /** A member silent for longer than this is left out. 0: every silent one is. */
+  readonly silentMsMax: number;
+  /** Incarnations that an earlier set had and a later one replaced: they never come back. */
+  readonly retired: ReadonlySet<Incarnation>;
+}
+
+/** The set to have, or undefined when no member can be reached (then the present one stays). */
+export function desiredLogSet(view: MembershipView): LogSet | undefined {
+  const records = new Map<PeerId, PeerRecord>();
+  for (const record of view.cluster.peers) records.set(record.peerId, record);
+  const present = new Map<PeerId, Incarnation>();
+  for (const member of view.current.members) present.set(member.peerId, member.incarnation);
+  const members: LogMember[] = [];
+  for (const { peerId } of placingMembers(view.ring.spec)) {
+    const record = records.get(peerId);
+    const silentMs = view.health.silentMs(peerId);
+    if (silentMs > view.silentMsMax) continue;
+    // Without a live registration only a member that still answers stays; it is not taken in anew.
+    if (!record?.live && (!present.has(peerId) || !view.health.isUp(peerId))) continue;
+    const incarnation = incarnationOf(view, present.get(peerId), record?.incarnation, peerId);
+    if (incarnation !== undefined) members.push({ peerId, incarnation });
+  }
+  if (members.length === 0) return undefined;
+  const width = Math.min(widthOf(view.writeLevel, view.ring.spec.replication), members.length);
+  return { ringVersion: view.ring.spec.version, members, width };
+}
+
+/** A store's incarnation only ever moves on: one that differs from the present set's, and was not before it, is newer. */
+function incarnationOf(
+  view: MembershipView,
+  present: Incarnation | undefined,
+  registered: Incarnation | undefined,
+  peerId: PeerId,
+): Incarnation | undefined {
+  const heard = view.health.incarnation(peerId);
+  for (const one of [registered, heard])
+    if (one !== undefined && one !== "" && one !== present && !view.retired.has(one)) return one;
+  return present ?? registered;
+}
+
+export function sameLogSet(one: LogSet, other: LogSet): boolean {
+  if (one.ringVersion !== other.ringVersion || one.width !== other.width) return false;
+  if (one.members.length !== other.members.length) return false;
+  return one.members.every((member) =>
+    other.members.some((peer) => peer.peerId === member.peerId && peer.incarnation === member.incarnation),
+  );
+}

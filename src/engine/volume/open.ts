@@ -1,0 +1,407 @@
+/**
+ * Opening a volume as its writer (rule R3): fence and list at every peer that can be reached, decide what the tail
+ * holds, bring it into the map, copy each of its blocks to as many members of the new set as the set is wide, and
+ * checkpoint under the new epoch. Only then is there a Volume that takes I/O. A crash anywhere before leaves the
+ * old head in force; an error gives the lock back.
+ */
+import {
+  asEpoch,
+  BlockKind,
+  type BlockRef,
+  type Epoch,
+  heapBuffer,
+  type PeerId,
+  type VolumeId,
+} from "../../base";
+import { BlockFault, BlockHeader, HEADER_BYTES_MAX, makeBlockSealer } from "../block";
+import { DistributedBlock, Distributor, PeerHealth, Placement } from "../distributor";
+import type { Head, LogMember, LogSet } from "../head";
+import { createPageMap, openPageMap, type PageMap } from "../inode";
+import { type FenceReply, type OpenGrant, StorageStatus, type VolumeSession } from "../ports";
+import { placingMembers } from "../../ring";
+import { BlockApplier } from "./block-applier";
+import { BlockReader } from "./block-reader";
+import { Checkpointer } from "./checkpointer";
+import { ClusterFollower } from "./cluster-follower";
+import { VolumeError } from "./errors";
+import { InodeWriter } from "./inode-writer";
+import { PeerNodeReader } from "./node-reader";
+import { VOLUME_DEFAULTS, type VolumeOptions, widthOf } from "./options";
+import { type AdoptedBlock, type Adoption, fenceAndList, planAdoption } from "./recovery";
+import { newVolumeStatistics } from "./statistics";
+import { Volume } from "./volume";
+import { LateListener, type VolumeCore, type VolumePorts } from "./volume-core";
+
+/** Headers of the tail read at once. */
+const HEADERS_AT_ONCE = 32;
+/** The whole open; beyond it the lock is given back and the caller may try again. */
+const OPEN_DEADLINE_MS = 120_000;
+
+/**
+ * Takes the session over: it ends with the returned volume, or is abandoned when the open fails. Throws VolumeError;
+ * `retryable` says whether waiting for peers may help.
+ */
+export async function openVolume(
+  ports: VolumePorts,
+  session: VolumeSession,
+  options: Partial<VolumeOptions> = {},
+): Promise<Volume> {
+  const opening = new Opening(ports, session, { ...VOLUME_DEFAULTS, ...options });
+  try {
+    return await opening.run();
+  } catch (error) {
+    await opening.abandon();
+    throw error;
+  }
+}
+
+class Opening {
+  readonly #ports: VolumePorts;
+  readonly #session: VolumeSession;
+  readonly #options: VolumeOptions;
+  readonly #grant: OpenGrant;
+  readonly #cluster: ClusterFollower;
+  readonly #health: PeerHealth;
+  readonly #reader: BlockReader;
+  readonly #statistics = newVolumeStatistics();
+  readonly #listener = new LateListener();
+  #distributor: Distributor | undefined;
+  #checkpointer: Checkpointer | undefined;
+  #failure: VolumeError | undefined;
+  #rejectStep: ((error: VolumeError) => void) | undefined;
+  #done = false;
+
+  constructor(ports: VolumePorts, session: VolumeSession, options: VolumeOptions) {
+    this.#ports = ports;
+    this.#session = session;
+    this.#options = options;
+    this.#grant = session.grant;
+    this.#cluster = new ClusterFollower(ports.registry);
+    this.#health = new PeerHealth(ports.clock, ports.transport);
+    this.#reader = new BlockReader(
+      {
+        clusterId: this.#cluster.view.clusterId,
+        transport: ports.transport,
+        health: this.#health,
+        view: this.#cluster,
+        statistics: this.#statistics,
+      },
+      { readLevel: options.readLevel, localPeerId: ports.localPeerId },
+    );
+  }
+
+  async run(): Promise<Volume> {
+    const { clock } = this.#ports;
+    const name = this.#grant.volume.name;
+    const deadline = clock.schedule(OPEN_DEADLINE_MS, () =>
+      this.#fail(
+        new VolumeError(
+          "deadline",
+          `Cannot open volume "${name}" within ${OPEN_DEADLINE_MS / 1000} s: peers are too slow or went away; try again`,
+          {
+            retryable: true,
+          },
+        ),
+      ),
+    );
+    this.#listener.lost = (reason) =>
+      this.#fail(new VolumeError("refused", `Cannot open volume "${name}": ${reason}`));
+    this.#session.onLost((reason) => this.#listener.lost?.(reason));
+    try {
+      return await this.#open();
+    } finally {
+      deadline.cancel();
+    }
+  }
+
+  async abandon(): Promise<void> {
+    this.#done = true;
+    const error = this.#failure ?? new VolumeError("closed", "Cannot go on: the open was given up");
+    this.#checkpointer?.fail(error);
+    this.#distributor?.stop();
+    this.#health.close();
+    this.#cluster.close();
+    await this.#session.abandon();
+  }
+
+  async #open(): Promise<Volume> {
+    const { head, epoch, volume } = this.#grant;
+    const replies = await this.#step(this.#fence());
+    const restore = this.#grant.restoreFrom;
+    const wanted = planAdoption(volume.name, epoch, head, replies, this.#options.acceptLoss, (peer) =>
+      this.#cluster.describe(peer),
+    );
+    const adoption: Adoption = restore ? { blocks: [], givenUp: wanted.givenUp } : wanted;
+    if (adoption.givenUp.length > 0)
+      this.#ports.onEvent?.({
+        level: "warning",
+        text: `volume ${volume.name} opened without ${adoption.givenUp.map((peer) => this.#cluster.describe(peer)).join(", ")}: what only they held is lost`,
+      });
+    const logSet = this.#newLogSet(replies);
+    const root = restore ? restore.root : head.root;
+    const map = await this.#step(this.#openMap(root));
+    const adopted = await this.#step(this.#applyTail(map, adoption));
+    const core = this.#assemble(map, logSet);
+    await this.#step(this.#replicate(core.distributor, adopted, replies, logSet));
+    map.beginEpoch(volume.volumeId, epoch);
+    const sizeBytes = restore ? restore.sizeBytes : head.sizeBytes;
+    await this.#step(core.checkpointer.run({ sizeBytes }));
+    if (this.#failure) throw this.#failure;
+    this.#done = true;
+    return new Volume(core, this.#listener);
+  }
+
+  /** A step of the open ends early when the open as a whole failed. */
+  #step<T>(work: Promise<T>): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      if (this.#failure) {
+        work.catch(() => undefined);
+        return reject(this.#failure);
+      }
+      this.#rejectStep = reject;
+      work.then(resolve, reject);
+    });
+  }
+
+  #fail(error: VolumeError): void {
+    if (this.#done) return;
+    this.#failure ??= error;
+    this.#rejectStep?.(this.#failure);
+  }
+
+  #fence(): Promise<readonly FenceReply[]> {
+    const { head, epoch, volume } = this.#grant;
+    const inSet = head.log.members.map((member) => member.peerId);
+    const registered = this.#cluster.view.peers;
+    const targets = [...new Set<PeerId>([...inSet, ...registered.map((peer) => peer.peerId)])];
+    const mustAnswer = new Set<PeerId>(inSet);
+    for (const peer of registered) if (peer.live) mustAnswer.add(peer.peerId);
+    return fenceAndList(
+      this.#ports.clock,
+      this.#ports.transport,
+      targets,
+      mustAnswer,
+      { volumeId: volume.volumeId, epoch, tailEpoch: head.epoch, tailAfterIndex: head.dataIndex },
+      this.#options.fenceDeadlineMs,
+    );
+  }
+
+  /** S' and W': the placing members of the ring that answered, in the incarnation that answered. */
+  #newLogSet(replies: readonly FenceReply[]): LogSet {
+    const spec = this.#cluster.ring().spec;
+    const members: LogMember[] = [];
+    for (const { peerId } of placingMembers(spec)) {
+      const reply = replies.find((one) => one.peerId === peerId && one.status === StorageStatus.ok);
+      if (reply) members.push({ peerId, incarnation: reply.incarnation });
+    }
+    if (members.length === 0)
+      throw new VolumeError(
+        "no-peers",
+        `Cannot open volume "${this.#grant.volume.name}": none of the ${spec.members.length} members of ring version ${spec.version} answers; start a daemon, or add peers to the ring`,
+        { retryable: true },
+      );
+    const width = Math.min(widthOf(this.#options.writeLevel, spec.replication), members.length);
+    return { ringVersion: spec.version, members, width };
+  }
+
+  #openMap(root: Head["root"]): Promise<PageMap> {
+    const options = {
+      reader: new PeerNodeReader(this.#reader, this.#ports.allocate),
+      residentBytesMax: this.#options.mapBytesMax,
+    };
+    return root === null ? Promise.resolve(createPageMap(options)) : openPageMap(options, root);
+  }
+
+  /** Reads the headers of the adopted blocks, a few ahead, and applies them in order. */
+  async #applyTail(map: PageMap, adoption: Adoption): Promise<readonly AdoptedBlock[]> {
+    const { blocks } = adoption;
+    const { head, volume } = this.#grant;
+    if (blocks.length === 0) return blocks;
+    map.beginEpoch(volume.volumeId, asEpoch(head.epoch));
+    const applier = new BlockApplier(this.#ports.clock, map);
+    const buffers = Array.from({ length: Math.min(HEADERS_AT_ONCE, blocks.length) }, () =>
+      heapBuffer(HEADER_BYTES_MAX),
+    );
+    const reading: Promise<boolean>[] = [];
+    const startRead = (position: number): void => {
+      const block = blocks[position];
+      if (block)
+        reading[position] = this.#readTailHeader(
+          block,
+          buffers[position % buffers.length] as (typeof buffers)[0],
+        );
+    };
+    for (let position = 0; position < buffers.length; position++) startRead(position);
+    for (const [position, block] of blocks.entries()) {
+      if (this.#failure) throw this.#failure;
+      const found = await (reading[position] as Promise<boolean>);
+      if (!found) {
+        await Promise.all(reading.slice(position));
+        return this.#cutTail(blocks, position);
+      }
+      const buffer = buffers[position % buffers.length] as (typeof buffers)[0];
+      const lsn = map.claimLsn(block.index);
+      await new Promise<void>((resolve, reject) => {
+        applier.apply(buffer, 0, HEADER_BYTES_MAX, lsn, (error) => (error ? reject(error) : resolve()));
+      });
+      startRead(position + buffers.length);
+    }
+    return blocks;
+  }
+
+  #cutTail(blocks: readonly AdoptedBlock[], position: number): readonly AdoptedBlock[] {
+    const block = blocks[position] as AdoptedBlock;
+    if (!this.#options.acceptLoss)
+      throw new VolumeError(
+        "tail-uncertain",
+        `Cannot open volume "${this.#grant.volume.name}": block ${block.index} of its log cannot be read from ${block.holders.map((one) => this.#cluster.describe(one.peerId)).join(", ")}; start the other peers, or give it up with --accept-loss`,
+        { retryable: true },
+      );
+    return blocks.slice(0, position);
+  }
+
+  async #readTailHeader(block: AdoptedBlock, buffer: ReturnType<typeof heapBuffer>): Promise<boolean> {
+    const header = new BlockHeader();
+    for (const holder of block.holders) {
+      const status = await this.#reader.readHeader(this.#tailRef(block.index), buffer, 0, holder.peerId);
+      if (status !== StorageStatus.ok) continue;
+      if (
+        header.parse(buffer, 0, HEADER_BYTES_MAX) === BlockFault.none &&
+        header.headerCrc === block.headerCrc
+      )
+        return true;
+    }
+    return false;
+  }
+
+  #tailRef(index: number): BlockRef {
+    const { head, volume } = this.#grant;
+    return { kind: BlockKind.data, volumeId: volume.volumeId, epoch: asEpoch(head.epoch), index };
+  }
+
+  #assemble(map: PageMap, logSet: LogSet): VolumeCore {
+    const { clock, transport, registry, bufferPool, observe } = this.#ports;
+    const { epoch, volume, head, headRevision } = this.#grant;
+    const sealer = makeBlockSealer(this.#cluster.view.clusterId);
+    const ring = this.#cluster.ring();
+    const distributor = new Distributor(
+      clock,
+      transport,
+      new Placement(logSet, ring, ring.spec.replication),
+      this.#listener,
+      this.#health,
+    );
+    this.#distributor = distributor;
+    this.#listener.target = {
+      onAcknowledged: () => {},
+      onSpaceChange: (full) => {
+        if (full)
+          this.#fail(
+            new VolumeError(
+              "no-peers",
+              `Cannot open volume "${volume.name}": no peer has space left; free some, or add a peer`,
+              {
+                retryable: true,
+              },
+            ),
+          );
+      },
+      onStuck: () => {},
+      onFatal: (error) => this.#fail(new VolumeError("refused", error.message, { cause: error })),
+    };
+    const identity: { volumeId: VolumeId; epoch: Epoch } = { volumeId: volume.volumeId, epoch };
+    const inodes = new InodeWriter(clock, bufferPool, sealer, distributor, this.#statistics, identity);
+    const checkpointer = new Checkpointer(
+      {
+        clock,
+        session: this.#session,
+        registry,
+        map,
+        distributor,
+        inodes,
+        statistics: this.#statistics,
+        observe,
+      },
+      epoch,
+      head,
+      headRevision,
+      () => this.#cluster.ring().spec.replication,
+    );
+    this.#checkpointer = checkpointer;
+    return {
+      ports: this.#ports,
+      options: this.#options,
+      session: this.#session,
+      cluster: this.#cluster,
+      health: this.#health,
+      reader: this.#reader,
+      map,
+      sealer,
+      distributor,
+      inodes,
+      checkpointer,
+      statistics: this.#statistics,
+      cache: this.#ports.makeCache?.(),
+    };
+  }
+
+  /** R3e: every adopted block on at least W' members of S'. They keep their names; the fence test is on my epoch. */
+  async #replicate(
+    distributor: Distributor,
+    blocks: readonly AdoptedBlock[],
+    replies: readonly FenceReply[],
+    logSet: LogSet,
+  ): Promise<void> {
+    const inSet = (holder: LogMember): boolean =>
+      logSet.members.some((one) => one.peerId === holder.peerId && one.incarnation === holder.incarnation);
+    const short = blocks.filter((block) => block.holders.filter(inSet).length < logSet.width);
+    let next = 0;
+    const worker = async (): Promise<void> => {
+      for (let block = short[next++]; block; block = short[next++]) {
+        if (this.#failure) throw this.#failure;
+        await this.#copyBlock(distributor, block, replies);
+      }
+    };
+    const workers = Math.max(1, Math.min(this.#ports.bufferPool.countMax - 1, 8));
+    await Promise.all(Array.from({ length: workers }, worker));
+  }
+
+  async #copyBlock(
+    distributor: Distributor,
+    block: AdoptedBlock,
+    replies: readonly FenceReply[],
+  ): Promise<void> {
+    const { bufferPool, clock } = this.#ports;
+    const buffer = await bufferPool.acquire();
+    const ref = this.#tailRef(block.index);
+    let found = { status: StorageStatus.notFound as StorageStatus, offset: 0, lengthBytes: 0 };
+    for (const holder of block.holders) {
+      found = await this.#reader.readBlock(ref, buffer, holder.peerId);
+      if (found.status === StorageStatus.ok) break;
+    }
+    if (found.status !== StorageStatus.ok) {
+      bufferPool.release(buffer);
+      throw new VolumeError(
+        "tail-uncertain",
+        `Cannot open volume "${this.#grant.volume.name}": block ${block.index} of its log cannot be read from ${block.holders.map((one) => this.#cluster.describe(one.peerId)).join(", ")}; start the other peers and try again`,
+        { retryable: true },
+      );
+    }
+    const sending = new DistributedBlock();
+    sending.ref = ref;
+    sending.buffer = buffer;
+    sending.offset = found.offset;
+    sending.lengthBytes = found.lengthBytes;
+    sending.writerEpoch = this.#grant.epoch;
+    sending.ordered = false;
+    const nowMs = clock.nowMs();
+    for (const holder of block.holders)
+      if (replies.some((reply) => reply.peerId === holder.peerId))
+        sending.addStored(holder.peerId, holder.incarnation, nowMs);
+    await new Promise<void>((resolve) => {
+      sending.acknowledged = resolve;
+      sending.released = () => bufferPool.release(buffer);
+      distributor.submit(sending);
+    });
+  }
+}
