@@ -25,7 +25,7 @@ import {
 } from "./nodes";
 import { readNode } from "./reading";
 import { Residents } from "./residents";
-import { Rewrite } from "./rewrite";
+import { REWRITE_BYTES_MIN, Rewrite } from "./rewrite";
 import { decodeRoot, type RootRecord } from "./root";
 import { RadixTree, type Stamps } from "./tree";
 import {
@@ -83,7 +83,7 @@ class VolumePageMap implements PageMap {
     this.use = new RadixTree(USE_TREE, this.stamps, this.residents, new UseLeaf(-1, 0));
     this.epochs = new EpochTable(this.stamps);
     this.loader = new NodeLoader(options.reader, () => this.keepBudget());
-    this.rewrite = new Rewrite(this.map, this.use, this.loader);
+    this.rewrite = new Rewrite(this.map, this.use, this.loader, options.rewriteBytesMin ?? REWRITE_BYTES_MIN);
   }
 
   // ---- epochs ----------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class VolumePageMap implements PageMap {
     if (start + pageCount > LEAF_ENTRIES) return false;
     const leaf = this.map.find(key);
     if (leaf === null) return false;
-    let useKey = Math.floor(lsn / LEAF_ENTRIES);
+    let useKey = lsn > 0 ? Math.floor(lsn / LEAF_ENTRIES) : -1;
     if (lsn > 0 && this.use.find(useKey) === null) return false;
     for (let entry = start; entry < start + pageCount; entry += 1) {
       const location = leaf.values[entry] as number;

@@ -12,7 +12,7 @@ import type { RewriteState } from "./root";
 import type { RadixTree } from "./tree";
 import type { Loaded } from "./types";
 
-const REWRITE_BYTES_MIN = 64 * 1024 * 1024;
+export const REWRITE_BYTES_MIN = 64 * 1024 * 1024;
 const REWRITE_LEAVES_PER_STEP = 256;
 /** Leaves looked at in a step, rewritten or found to be new. */
 const LOOKS_PER_STEP = 16 * 1024;
@@ -32,6 +32,7 @@ export class Rewrite {
     private readonly map: RadixTree<MapLeaf>,
     private readonly use: RadixTree<UseLeaf>,
     private readonly loader: NodeLoader,
+    private readonly bytesMin: number,
   ) {}
 
   get state(): RewriteState {
@@ -56,7 +57,7 @@ export class Rewrite {
   step(epochs: EpochTable, done: Loaded): void {
     if (this.phase === 0) {
       const liveBytes = this.map.nodeBytes + this.use.nodeBytes;
-      if (this.writtenBytes <= Math.max(REWRITE_BYTES_MIN, 2 * liveBytes)) {
+      if (this.writtenBytes <= Math.max(this.bytesMin, 2 * liveBytes)) {
         done(StorageStatus.ok);
         return;
       }

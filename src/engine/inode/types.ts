@@ -54,6 +54,8 @@ export interface PageMapOptions {
   readonly reader: NodeReader;
   /** Clean nodes are evicted above this. Dirty ones stay until the next checkpoint. */
   readonly residentBytesMax: number;
+  /** A whole rewrite begins no earlier than after this many bytes of nodes; default 64 MiB. */
+  readonly rewriteBytesMin?: number;
 }
 
 export interface BlockUse {

@@ -278,4 +278,25 @@ describe("PageMap", () => {
       { numRuns: 100 },
     );
   });
+
+  test("a trim asks for the live counts of the first leaf of blocks like for any other", async () => {
+    const store = new InodeStore();
+    const options = { reader: store, residentBytesMax: 0 };
+    const map = createPageMap(options);
+    map.beginEpoch(asVolumeId(VOLUME), asEpoch(1));
+    const lsn = map.claimLsn(1);
+    const write = (done: (status: StorageStatus) => void) => map.ensureWritable(0, 1, lsn, done);
+    complete(store, write, () => map.setRange(0, 1, makeLocation(lsn, 0)));
+    const frozen = map.freeze(4096);
+    await frozen.write(store.sink(VOLUME, 1, 1));
+    map.commit(frozen);
+    expect(map.livePagesOf(lsn)).toBe(-1);
+    options.residentBytesMax = BUDGET_BYTES;
+    // The leaf of the map alone comes back; the live count of lsn 1 stays on disk.
+    complete(store, (done) => map.ensureLoaded(0, 1, done));
+    store.immediate = false;
+    const trim = (done: (status: StorageStatus) => void) => map.ensureWritable(0, 1, 0, done);
+    expect(complete(store, trim, () => map.holeRange(0, 1))).toBe(StorageStatus.ok);
+    expect(map.statistics().livePageCount).toBe(0);
+  });
 });
