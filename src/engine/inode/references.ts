@@ -11,7 +11,7 @@ import { BlockKind, type BlockRef, type Epoch, type VolumeId } from "../../base"
 import type { NodePointer } from "../head";
 import { badNode, decodeNode, MAP_TREE, type TreeKind, USE_TREE } from "./codec";
 import { decodeChunk, EpochTable } from "./epochs";
-import { FAN_OUT, Interior, LEAF_ENTRIES, type Leaf, Place, type TreeNode, UseLeaf } from "./nodes";
+import { FAN_OUT, Interior, LEAF_ENTRIES, type Leaf, Place, type TreeNode, type UseLeaf } from "./nodes";
 import { readNode } from "./reading";
 import { decodeRoot, type RootRecord } from "./root";
 import type { NodeReader } from "./types";
