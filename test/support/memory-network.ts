@@ -182,7 +182,7 @@ class MemoryConnection implements StreamConnection {
   }
 
   reserve(lengthBytes: number): { readonly buffer: NativeBuffer; readonly offset: number } {
-    assert(lengthBytes > 0 && lengthBytes <= 4096, `cannot reserve ${lengthBytes} bytes`);
+    assert(lengthBytes > 0 && lengthBytes <= 16384, `cannot reserve ${lengthBytes} bytes`);
     const buffer = heapBuffer(lengthBytes);
     this.#queue(buffer.bytes.subarray(0, lengthBytes), undefined);
     return { buffer, offset: 0 };

@@ -1,3 +1,4 @@
+export { type DirectoryDiskOptions, openDirectoryDisk } from "./directory-disk";
 export { IoError, type IoErrorCode } from "./errors";
 export {
   createWakeHandle,
@@ -15,9 +16,8 @@ export {
   runLoopWorker,
   startLoopWorker,
   type StartLoopWorkerOptions,
-  workerUrl,
 } from "./loop-worker";
-export { BufferPool, bufferAt, nativeBuffer, populatedBuffer } from "./memory";
+export { BufferPool, bufferAt, copyBuffer, nativeBuffer, populatedBuffer } from "./memory";
 export {
   formatStreamAddress,
   type ParsedAddress,
@@ -34,3 +34,10 @@ export type {
 } from "./stream";
 export { bootTimeMs, systemClock, systemRandom } from "./system";
 export { type MessageChannelEnd, RpcEndpoint, type RpcEndpointOptions, type RpcMethods } from "./worker-rpc";
+export {
+  InlineSyncer,
+  type SyncChannel,
+  type Syncer,
+  WorkerSyncer,
+} from "./sync-channel";
+export { startSyncThread, type SyncThread } from "./sync-thread";

@@ -55,6 +55,29 @@ export function bufferAt(address: number, lengthBytes: number): NativeBuffer {
   return new MappedBuffer(toArrayBuffer(address as Pointer, 0, lengthBytes - (lengthBytes % 4)), address);
 }
 
+/** Below this the call into libc costs more than it saves. */
+const MEMCPY_BYTES_MIN = 512;
+
+/** Copies between two buffers that do not overlap, by memcpy where both have an address. */
+export function copyBuffer(
+  to: NativeBuffer,
+  toOffset: number,
+  from: NativeBuffer,
+  fromOffset: number,
+  lengthBytes: number,
+): void {
+  assert(
+    toOffset >= 0 &&
+      fromOffset >= 0 &&
+      toOffset + lengthBytes <= to.bytes.length &&
+      fromOffset + lengthBytes <= from.bytes.length,
+    "a copy outside of its buffers",
+  );
+  if (lengthBytes >= MEMCPY_BYTES_MIN && to.address !== 0 && from.address !== 0)
+    libc.memcpy(to.address + toOffset, from.address + fromOffset, lengthBytes);
+  else to.bytes.set(from.bytes.subarray(fromOffset, fromOffset + lengthBytes), toOffset);
+}
+
 /**
  * A bounded set of equal buffers, mapped when first needed and reused, the last returned first (its pages are
  * still in the CPU's cache). An empty pool is how backpressure starts: the caller pauses and waits.
@@ -85,16 +108,24 @@ export class BufferPool {
     return this.allocate(this.bufferBytes);
   }
 
-  /** Gives a buffer back and wakes the longest waiter, which then finds one. */
+  /** Gives a buffer back and wakes the longest waiter. */
   release(buffer: NativeBuffer): void {
     assert(buffer.bytes.length >= this.bufferBytes, "a buffer of another pool came back");
     assert(this.#free.length < this.#mappedCount, "a buffer came back twice");
     this.#free.push(buffer);
-    this.#waiters.shift()?.();
+    this.wakeNext();
   }
 
-  /** Calls back once, inside the `release` that makes a buffer available. */
+  /**
+   * Calls back once, when a buffer was released: no promise that it is still there when the caller looks, only
+   * that somebody has it otherwise. A waiter that no longer wants it must pass it on with `wakeNext`.
+   */
   whenAvailable(callback: () => void): void {
     this.#waiters.push(callback);
+  }
+
+  /** Wakes the longest waiter if there is a buffer for it. */
+  wakeNext(): void {
+    if (this.availableCount > 0) this.#waiters.shift()?.();
   }
 }

@@ -46,7 +46,7 @@ export interface StreamConnection {
   /** Copies the bytes into the connection's output. For headers and small bodies (below 16 KiB or so). */
   write(source: Uint8Array, start: number, end: number): void;
   /**
-   * Reserves `lengthBytes` (at most 4096) contiguous bytes of output to be filled before the handler returns to
+   * Reserves `lengthBytes` (at most 16384) contiguous bytes of output to be filled before the handler returns to
    * the loop: encode replies in place. The returned buffer is valid until the next call on this connection.
    */
   reserve(lengthBytes: number): { readonly buffer: NativeBuffer; readonly offset: number };

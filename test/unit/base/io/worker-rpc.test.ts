@@ -165,8 +165,8 @@ test("a loop worker runs inside a compiled executable, without its sources", asy
   writeFileSync(join(source, "commands/workers/echo.ts"), workerSource(ioPath, basePath));
   writeFileSync(
     join(source, "main.ts"),
-    `import { startLoopWorker, workerUrl } from ${ioPath};
-     const worker = await startLoopWorker({ url: workerUrl("commands/workers/echo.ts"), name: "echo", data: { secret: 5 },
+    `import { startLoopWorker } from ${ioPath};
+     const worker = await startLoopWorker({ url: "file:///$bunfs/root/commands/workers/echo.ts", name: "echo", data: { secret: 5 },
        methods: { shout: async (t) => t + "!" }, startTimeoutMs: 8000, onFailure: (e) => { throw e; } });
      console.log(await worker.endpoint.call("add", { a: 1, b: 2 }), await worker.endpoint.call("askMain", "ho"));
      await worker.stop(2000);
