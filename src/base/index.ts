@@ -2,6 +2,16 @@ export { AssertionError, assert, type ExitCode, TorusError, type TorusErrorOptio
 export { type AllocateBuffer, heapBuffer, type NativeBuffer } from "./buffer";
 export { type Clock, type Random, sleep, type Timer, type TurnScheduler } from "./clock";
 export {
+  type Disk,
+  type DiskEntry,
+  DiskError,
+  type DiskErrorCode,
+  type DiskFile,
+  type DiskOperation,
+  DiskStatus,
+  SECTOR_BYTES,
+} from "./disk";
+export {
   asEpoch,
   asVolumeId,
   BLOCK_REF_BYTES,

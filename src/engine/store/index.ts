@@ -1,0 +1,4 @@
+export { StoreError, type StoreErrorCode } from "./errors";
+export { type OpenStoreOptions, openSegmentStore, readStoreIdentity, type StoreIdentity } from "./open-store";
+export type { SegmentStore } from "./segment-store";
+export type { BlockStore, StoreStatistics } from "./store";

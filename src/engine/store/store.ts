@@ -1,0 +1,71 @@
+/**
+ * The contract of a block store: sealed blocks by BlockRef, durable when acknowledged, and the few facts a peer
+ * must never forget (fences, incarnation, boot count, ring version). The peer service runs the protocol on top;
+ * whatever implements this is held to test/unit/engine/store/contract.ts.
+ *
+ * Requests answer through their own callback, which may run before the call returns when there is nothing to wait
+ * for (refusals, reads). All callbacks of puts made in one turn follow one sync.
+ */
+import type { BlockKind, BlockRef, ClusterId, Epoch, Incarnation, PeerId, VolumeId } from "../../base";
+import type { ListReply, ListRequest, ServicePut, ServiceRead, StorageStatus, TailBlock } from "../ports";
+
+export interface StoreStatistics {
+  /** Bytes that blocks can take, headers and rounding included. */
+  readonly capacityBytes: number;
+  readonly usedBytes: number;
+  readonly blockCount: number;
+  readonly suspectCount: number;
+  /** Syncs that served puts, deletes or fences, since the store was opened. */
+  readonly syncCount: number;
+  /** Memory of the index. */
+  readonly indexBytes: number;
+  /** Blocks lent to readers now. */
+  readonly lentCount: number;
+}
+
+export interface BlockStore {
+  readonly clusterId: ClusterId;
+  readonly peerId: PeerId;
+  /** Changes only by `renewIncarnation`. */
+  readonly incarnation: Incarnation;
+  /** How often this store was opened, this time included. */
+  readonly bootCount: number;
+  readonly ringVersion: number;
+  /** Set once after a failed write or sync: everything answers unavailable and the process should end. */
+  readonly poisonReason: string | undefined;
+
+  /**
+   * Stores a block whose header and slots the caller has verified. In this order: unavailable, fenced (the
+   * request's epoch against the volume's fence), held (ok after it is durable and its bytes were verified again;
+   * a bad or suspect copy is replaced), conflict, outOfSpace; ok when durable.
+   */
+  put(request: ServicePut): void;
+  /** Lends the slots, or the header, verified; a copy that fails becomes suspect and answers corrupt. */
+  read(request: ServiceRead): void;
+  has(ref: BlockRef): boolean;
+  /** Reads and checks the whole copy from the disk: ok, notFound or corrupt (then marked suspect). */
+  verify(ref: BlockRef): StorageStatus;
+  /** Forgets blocks at once; `done` runs when that is durable. Their space is reused later, when no reader has it. */
+  delete(refs: readonly BlockRef[], done: (status: StorageStatus) => void): void;
+  list(request: ListRequest): ListReply;
+  /** Blocks of one epoch above an index, in index order. */
+  tail(kind: BlockKind, volumeId: VolumeId, epoch: number, afterIndex: number): TailBlock[];
+
+  /** 0 when the volume was never fenced. */
+  fenceEpoch(volumeId: VolumeId): number;
+  /** The highest epoch among blocks held of the volume, 0 without any. */
+  heldEpochMax(volumeId: VolumeId): number;
+  /**
+   * Refuses lower epochs from this moment; `done` runs when every put accepted before is durable and acknowledged
+   * and then the fence too. A fence never goes down.
+   */
+  fence(volumeId: VolumeId, epoch: Epoch, done: (status: StorageStatus) => void): void;
+  /** Ring versions never go back; a lower one is answered ok and changes nothing. */
+  adoptRingVersion(version: number, done: (status: StorageStatus) => void): void;
+  /** For a store that was rolled back: from now on it is another peer for every earlier log set. */
+  renewIncarnation(incarnation: Incarnation, done: (status: StorageStatus) => void): void;
+
+  statistics(): StoreStatistics;
+  /** Completes what is pending, leaves the store clean and releases the disk. */
+  close(): Promise<void>;
+}
