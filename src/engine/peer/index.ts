@@ -1,0 +1,1 @@
+export { PeerService, type PeerServiceOptions } from "./peer-service";

@@ -1,0 +1,182 @@
+/**
+ * What a peer answers, over its store: the peer's side of rules R1, R3 and R8. Every put is checked here before it
+ * may be acknowledged: its bytes (header, cluster, every slot), then in the store the fence, whether it is held, and
+ * durability. Puts and reads allocate nothing; the rest is rare and answers with promises.
+ *
+ * The order of a put's tests matters (R1): the fence first, always, against the request's epoch, so that a stale
+ * writer learns of its end even for a block that is held already. Only a name that cannot be read comes before it.
+ */
+import {
+  BlockKind,
+  type BlockRef,
+  type Clock,
+  type Incarnation,
+  parseIncarnation,
+  sleep,
+  type VolumeId,
+} from "../../base";
+import { BlockFault, BlockVerifier } from "../block";
+import {
+  type ConfirmReply,
+  type ConfirmRequest,
+  type FenceReply,
+  type FenceRequest,
+  type ListReply,
+  type ListRequest,
+  type PeerIdentity,
+  type PeerStatistics,
+  type ServicePut,
+  type ServiceRead,
+  type StorageService,
+  StorageStatus,
+} from "../ports";
+import type { BlockStore } from "../store";
+import { PeerError } from "./errors";
+
+/** Blocks one listing may ask for, and names one confirmation may hold. */
+const LIST_LIMIT_MAX = 65_536;
+const CONFIRM_REFS_MAX = 65_536;
+/** Deletes handed to the store at once. */
+const DELETE_BATCH = 1024;
+
+export interface PeerServiceOptions {
+  readonly store: BlockStore;
+  readonly clock: Clock;
+}
+
+export class PeerService implements StorageService {
+  readonly #store: BlockStore;
+  readonly #clock: Clock;
+  readonly #verifier: BlockVerifier;
+  #identity: PeerIdentity;
+
+  constructor(options: PeerServiceOptions) {
+    this.#store = options.store;
+    this.#clock = options.clock;
+    this.#verifier = new BlockVerifier(options.store.clusterId);
+    this.#identity = identityOf(options.store);
+  }
+
+  get identity(): PeerIdentity {
+    if (this.#identity.incarnation !== this.#store.incarnation) this.#identity = identityOf(this.#store);
+    return this.#identity;
+  }
+
+  put(request: ServicePut): void {
+    const fault = this.#verifier.verify(request.buffer, request.offset, request.lengthBytes);
+    if (fault === BlockFault.none) return this.#store.put(request);
+    if (fault === BlockFault.wrongCluster) return request.done(StorageStatus.wrongCluster);
+    // A header that is whole names its volume, and then the fence comes before the complaint about the rest.
+    if (
+      fault === BlockFault.badSlotCrc &&
+      this.#isFenced(this.#verifier.header.ref.volumeId, request.writerEpoch)
+    )
+      return request.done(StorageStatus.fenced);
+    request.done(StorageStatus.badRequest);
+  }
+
+  #isFenced(volumeId: VolumeId, writerEpoch: number): boolean {
+    return writerEpoch !== 0 && writerEpoch < this.#store.fenceEpoch(volumeId);
+  }
+
+  read(request: ServiceRead): void {
+    const { firstSlot, slotCount } = request;
+    if (!Number.isInteger(firstSlot) || !Number.isInteger(slotCount) || firstSlot < 0 || slotCount < 0)
+      return request.done(StorageStatus.badRequest, undefined, 0, 0, 0);
+    this.#store.read(request);
+  }
+
+  /**
+   * Refused ("fenced") when this peer knows a newer epoch, or holds a block of this very epoch, which only a rolled
+   * back metadata service could hand out again (R3c). The same fence twice is answered alike, so that an opener may
+   * repeat a request whose answer was lost.
+   */
+  async fence(request: FenceRequest): Promise<FenceReply> {
+    const store = this.#store;
+    const { volumeId, epoch, tailEpoch, tailAfterIndex } = request;
+    const heldMax = store.heldEpochMax(volumeId);
+    const known = Math.max(store.fenceEpoch(volumeId), heldMax);
+    if (known > epoch || heldMax === epoch)
+      return { ...this.identity, status: StorageStatus.fenced, epochKnown: known, tail: [] };
+    const status = await this.#completed((done) => store.fence(volumeId, epoch, done));
+    // Another opener may have fenced meanwhile; it is the newer one that may go on.
+    const epochKnown = Math.max(store.fenceEpoch(volumeId), epoch);
+    const reply = { ...this.identity, epochKnown };
+    if (status !== StorageStatus.ok) return { ...reply, status, tail: [] };
+    if (epochKnown > epoch) return { ...reply, status: StorageStatus.fenced, tail: [] };
+    return { ...reply, status, tail: store.tail(BlockKind.data, volumeId, tailEpoch, tailAfterIndex) };
+  }
+
+  async list(request: ListRequest): Promise<ListReply> {
+    this.#requireStore("list blocks");
+    const limit = Math.min(Math.max(1, Math.floor(request.limit)), LIST_LIMIT_MAX);
+    return this.#store.list({ ...request, limit });
+  }
+
+  /** Reads and checks each copy from the disk, one a turn, so that reads and puts go on between. */
+  async confirm(request: ConfirmRequest): Promise<ConfirmReply> {
+    this.#requireStore("confirm blocks");
+    if (request.refs.length > CONFIRM_REFS_MAX)
+      throw new PeerError(
+        "too-large",
+        `Cannot confirm ${request.refs.length} blocks at once: the most is ${CONFIRM_REFS_MAX}`,
+      );
+    const statuses: StorageStatus[] = [];
+    if (request.ringVersion === this.#store.ringVersion)
+      for (const ref of request.refs) {
+        statuses.push(this.#store.verify(ref));
+        await sleep(this.#clock, 0);
+      }
+    // At another version nothing is confirmed: the asker sees the version, and a status that helps nobody (R8).
+    else for (const _ of request.refs) statuses.push(StorageStatus.unavailable);
+    return { ...this.identity, ringVersion: this.#store.ringVersion, statuses };
+  }
+
+  async statistics(): Promise<PeerStatistics> {
+    const { capacityBytes, usedBytes, blockCount, suspectCount } = this.#store.statistics();
+    const { ringVersion } = this.#store;
+    return { ...this.identity, capacityBytes, usedBytes, blockCount, suspectCount, ringVersion };
+  }
+
+  async deleteBlocks(refs: readonly BlockRef[]): Promise<void> {
+    for (let start = 0; start < refs.length; start += DELETE_BATCH) {
+      const batch = refs.slice(start, start + DELETE_BATCH);
+      const status = await this.#completed((done) => this.#store.delete(batch, done));
+      if (status !== StorageStatus.ok) throw this.#unavailable("delete blocks");
+    }
+  }
+
+  async adoptRingVersion(version: number): Promise<void> {
+    const status = await this.#completed((done) => this.#store.adoptRingVersion(version, done));
+    if (status !== StorageStatus.ok) throw this.#unavailable("adopt a ring version");
+  }
+
+  /**
+   * Compares the boot count with the one the metadata service remembers (R5): a store that is behind was rolled
+   * back, and goes on as another incarnation. Returns whether it had to.
+   */
+  async renewIfRolledBack(bootCountRecorded: number, incarnation: string): Promise<boolean> {
+    if (this.#store.bootCount > bootCountRecorded) return false;
+    const renewed: Incarnation = parseIncarnation(incarnation);
+    const status = await this.#completed((done) => this.#store.renewIncarnation(renewed, done));
+    if (status !== StorageStatus.ok) throw this.#unavailable("renew the incarnation");
+    return true;
+  }
+
+  #completed(start: (done: (status: StorageStatus) => void) => void): Promise<StorageStatus> {
+    return new Promise((resolve) => start(resolve));
+  }
+
+  #requireStore(action: string): void {
+    if (this.#store.poisonReason !== undefined) throw this.#unavailable(action);
+  }
+
+  #unavailable(action: string): PeerError {
+    const reason = this.#store.poisonReason ?? "the store is closing";
+    return new PeerError("unavailable", `Cannot ${action} on peer ${this.#store.peerId}: ${reason}`);
+  }
+}
+
+function identityOf(store: BlockStore): PeerIdentity {
+  return { clusterId: store.clusterId, peerId: store.peerId, incarnation: store.incarnation };
+}
