@@ -50,17 +50,20 @@ export class ByteWriter {
   #length = 0;
 
   u8(value: number): this {
-    this.#view.setUint8(this.#grow(1), value);
+    const offset = this.#grow(1);
+    this.#view.setUint8(offset, value);
     return this;
   }
 
   u16(value: number): this {
-    this.#view.setUint16(this.#grow(2), value, true);
+    const offset = this.#grow(2);
+    this.#view.setUint16(offset, value, true);
     return this;
   }
 
   u32(value: number): this {
-    this.#view.setUint32(this.#grow(4), value, true);
+    const offset = this.#grow(4);
+    this.#view.setUint32(offset, value, true);
     return this;
   }
 
@@ -96,6 +99,7 @@ export class ByteWriter {
     return this.#bytes.subarray(0, this.#length);
   }
 
+  /** May replace bytes and view: take the offset first. */
   #grow(lengthBytes: number): number {
     const offset = this.#length;
     this.#length += lengthBytes;

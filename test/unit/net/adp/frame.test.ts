@@ -212,6 +212,19 @@ for (const { name, value, encode, decode } of codecs) {
   });
 }
 
+test("a fence reply of a long tail survives encoding", () => {
+  const tail = Array.from({ length: 20_000 }, (_, at) => ({
+    index: at + 1,
+    headerCrc: (at * 7919) >>> 0,
+    lengthBytes: 4188,
+    suspect: at % 100 === 0,
+  }));
+  const reply = { ...identity, status: 0 as const, epochKnown: 5, tail };
+  const bytes = control.encodeFenceReply(reply);
+  expect(bytes.length).toBe(40 + 1 + 8 + 4 + 17 * 20_000);
+  expect(control.decodeFenceReply(bytes)).toEqual(reply);
+});
+
 test("a count of items that are not there is refused before anything is allocated", () => {
   const bytes = new Uint8Array(12);
   new DataView(bytes.buffer).setUint32(8, 16_000, true);
