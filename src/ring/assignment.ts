@@ -10,6 +10,9 @@ import type { ShareModel, Targets } from "./shares";
 /** No member in this slot. */
 export const NO_MEMBER = 0xffff;
 
+/** Draws are 16 bits, so that products with two targets stay below 2^53. */
+export const DRAW_RANGE = 2 ** 16;
+
 /** The previous table, seen through the new one's member indexes and partition count; gone members are NO_MEMBER. */
 export interface PreviousRows {
   readonly width: number;
@@ -28,7 +31,7 @@ export class Assignment {
   readonly zoneHigh: Uint16Array;
 
   constructor(
-    model: ShareModel,
+    private readonly model: ShareModel,
     readonly targets: Targets,
     readonly previous: PreviousRows,
     /** Hash of each member's identity: breaks ties alike everywhere, whatever the order of members. */
@@ -42,6 +45,11 @@ export class Assignment {
     this.zoneHigh = model.bounds.high;
     this.rows = new Uint16Array(this.partitionCount * this.copies).fill(NO_MEMBER);
     this.held = new Int32Array(this.memberCount);
+  }
+
+  /** Has weight; its target may still be 0 when it is too light for a single copy. */
+  isEligible(member: number): boolean {
+    return (this.model.idealUnits[member] as number) > 0;
   }
 
   holds(partition: number, member: number): boolean {
@@ -110,7 +118,8 @@ export class Assignment {
     return (seed + Math.imul(step, 0x9e3779b1)) & (this.partitionCount - 1);
   }
 
-  tieBreak(partition: number, seed: number): number {
-    return mix(partition, seed);
+  /** A reproducible number in 0..DRAW_RANGE-1 for this member and row. */
+  draw(partition: number, seed: number): number {
+    return mix(partition, seed) & (DRAW_RANGE - 1);
   }
 }

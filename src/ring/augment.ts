@@ -8,6 +8,8 @@ import { NO_MEMBER, type Assignment } from "./assignment";
 
 /** Longer chains were never needed in tests; each one more costs a pass over the pairs of members. */
 const CHAIN_EDGES_MAX = 8;
+/** Every edge of a chain costs at most one copy sent. */
+export const CHAIN_COST_MAX = CHAIN_EDGES_MAX;
 /** A phase that brings nothing ends the search; this bounds those that bring little. */
 const PHASES_MAX = 1000;
 const NO_EDGE = 127;

@@ -12,8 +12,8 @@
  * By flow theory targets that shares.ts gives are always reachable; should the search ever stop short, the table is
  * still valid, and plan.ts shows the remaining imbalance.
  */
-import { Assignment, NO_MEMBER, type PreviousRows } from "./assignment";
-import { augment } from "./augment";
+import { Assignment, DRAW_RANGE, NO_MEMBER, type PreviousRows } from "./assignment";
+import { augment, CHAIN_COST_MAX } from "./augment";
 import { roundTargets, type ShareModel } from "./shares";
 
 export interface OptimiserInput {
@@ -45,8 +45,8 @@ function countEligible(model: ShareModel, previous: PreviousRows): Int32Array {
 
 /** Takes over the previous rows, without members that lost their weight and without what breaks a zone's bounds. */
 function keep(assignment: Assignment): void {
-  const { previous, targets, zoneOf, zoneHigh, copies } = assignment;
-  const eligible = (member: number) => member !== NO_MEMBER && (targets.members[member] as number) > 0;
+  const { previous, zoneOf, zoneHigh, copies } = assignment;
+  const eligible = (member: number) => member !== NO_MEMBER && assignment.isEligible(member);
   const total = new Int32Array(assignment.memberCount);
   for (const member of previous.rows) if (eligible(member)) total[member]!++;
   const row: number[] = [];
@@ -141,8 +141,7 @@ function fill(assignment: Assignment): void {
 function listZoneMembers(assignment: Assignment): readonly (readonly number[])[] {
   const zones: number[][] = Array.from({ length: assignment.zoneHigh.length }, () => []);
   for (let member = 0; member < assignment.memberCount; member++)
-    if ((assignment.targets.members[member] as number) > 0)
-      (zones[assignment.zoneOf[member] as number] as number[]).push(member);
+    if (assignment.isEligible(member)) (zones[assignment.zoneOf[member] as number] as number[]).push(member);
   return zones;
 }
 
@@ -185,17 +184,20 @@ function pickZone(
   return best;
 
   function zoneBefore(a: number, b: number): boolean {
-    const seedOf = (zone: number) =>
-      assignment.seeds[(zones[zone] as readonly number[])[0] as number] as number;
-    return isBefore(
-      (targets.zones[a] as number) - (heldOfZone[a] as number),
-      targets.zones[a] as number,
-      openings.zone[a] as number,
-      (targets.zones[b] as number) - (heldOfZone[b] as number),
-      targets.zones[b] as number,
-      openings.zone[b] as number,
-      () => assignment.tieBreak(partition, seedOf(a)) > assignment.tieBreak(partition, seedOf(b)),
-    );
+    return isBefore(zoneNeed(a), zoneNeed(b));
+  }
+
+  function zoneNeed(zone: number): Need {
+    const target = targets.zones[zone] as number;
+    return {
+      lacking: target - (heldOfZone[zone] as number),
+      target,
+      open: openings.zone[zone] as number,
+      draw: assignment.draw(
+        partition,
+        assignment.seeds[(zones[zone] as readonly number[])[0] as number] as number,
+      ),
+    };
   }
 }
 
@@ -205,44 +207,45 @@ function pickMember(
   openings: Openings,
   partition: number,
 ): number {
-  const { targets, seeds } = assignment;
   let best = -1;
   for (const member of members) {
     if (assignment.holds(partition, member)) continue;
-    if (
-      best < 0 ||
-      isBefore(
-        -assignment.surplus(member),
-        targets.members[member] as number,
-        openings.member[member] as number,
-        -assignment.surplus(best),
-        targets.members[best] as number,
-        openings.member[best] as number,
-        () =>
-          assignment.tieBreak(partition, seeds[member] as number) >
-          assignment.tieBreak(partition, seeds[best] as number),
-      )
-    )
-      best = member;
+    if (best < 0 || isBefore(memberNeed(member), memberNeed(best))) best = member;
   }
   return best;
+
+  function memberNeed(member: number): Need {
+    return {
+      lacking: -assignment.surplus(member),
+      target: assignment.targets.members[member] as number,
+      open: openings.member[member] as number,
+      draw: assignment.draw(partition, assignment.seeds[member] as number),
+    };
+  }
 }
 
-/** Whoever could no longer reach its target by the rows left goes first; then the larger lacking share. */
-function isBefore(
-  lackingA: number,
-  targetA: number,
-  openA: number,
-  lackingB: number,
-  targetB: number,
-  openB: number,
-  tie: () => boolean,
-): boolean {
-  const mustA = lackingA > openA;
-  const mustB = lackingB > openB;
+/** How much a zone or member needs the next copy. */
+interface Need {
+  readonly lacking: number;
+  readonly target: number;
+  /** Copies that the rows after this one could still give it. */
+  readonly open: number;
+  readonly draw: number;
+}
+
+/**
+ * Whoever could no longer reach its target by the rows left goes first; then the larger lacking share of the target.
+ * The draw is worth up to one copy: without it, near ties would always fall the same way and pair the same members.
+ */
+function isBefore(a: Need, b: Need): boolean {
+  const mustA = a.lacking > a.open;
+  const mustB = b.lacking > b.open;
   if (mustA !== mustB) return mustA;
-  const difference = lackingA * targetB - lackingB * targetA;
-  return difference !== 0 ? difference > 0 : tie();
+  if (a.lacking > 0 !== b.lacking > 0) return a.lacking > 0;
+  // A member too light for a single copy has target 0, and comes last by the line above.
+  const shareA = (a.lacking * DRAW_RANGE + a.draw) * Math.max(1, b.target);
+  const shareB = (b.lacking * DRAW_RANGE + b.draw) * Math.max(1, a.target);
+  return shareA > shareB;
 }
 
 function repair(assignment: Assignment, mayMove: boolean): void {
@@ -251,6 +254,8 @@ function repair(assignment: Assignment, mayMove: boolean): void {
   if (!mayMove) return;
   takeDirectly(assignment, 1);
   augment(assignment, 1);
+  // Only tables that pair the same members again and again need dearer chains to come into balance.
+  augment(assignment, CHAIN_COST_MAX);
 }
 
 /** Members below target take copies straight from members above it, wherever that costs at most `costMax`. */

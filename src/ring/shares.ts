@@ -26,7 +26,7 @@ export interface ShareModel {
   /** min(replication, members with weight). */
   readonly copies: number;
   readonly partitionCount: number;
-  /** Per member, in units of 1/SHARE_UNITS of a partition copy; sums to copies x partitions, nearly. */
+  /** Per member, in units of 1/SHARE_UNITS of a partition copy; sums to copies x partitions, nearly. 0 without weight only. */
   readonly idealUnits: Float64Array;
   /** Per zone, likewise. */
   readonly idealZoneUnits: Float64Array;
@@ -86,7 +86,7 @@ export function modelShares(
         ? level
         : lowestLevel(levelMax, (candidate) => zoneShare(zoneIndex, candidate) >= total);
     for (const memberIndex of membersOfZone[zoneIndex] as number[])
-      idealUnits[memberIndex] = Number(shareOf(memberIndex, zoneLevel));
+      idealUnits[memberIndex] = Math.max(1, Number(shareOf(memberIndex, zoneLevel)));
   }
   return { zones, bounds, copies, partitionCount, idealUnits, idealZoneUnits };
 }

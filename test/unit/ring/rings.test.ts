@@ -28,7 +28,7 @@ describe.each(MEMBER_TYPES)("%s ring", (type) => {
           true,
         );
       }),
-      { numRuns: 60 },
+      { numRuns: 30 },
     );
   });
 
@@ -175,7 +175,7 @@ describe("golden vectors", () => {
     ["mod", ["123450", "501234", "501234", "501234"], 1022718929],
     ["ketama", ["530142", "350421", "230514", "054132"], 1493369627],
     ["rendezvous", ["405132", "125403", "540123", "420513"], 941784492],
-    ["table", ["540312", "345012", "541203", "140523"], 1138598052],
+    ["table", ["540312", "105423", "241503", "540123"], 2235398063],
   ] as const)("%s", (type, expected, checksum) => {
     const spec = createRing({ type, replication: 2, members: list });
     expect(refs.map((ref) => walk(spec, ref).join(""))).toEqual([...expected]);
@@ -194,6 +194,6 @@ describe("golden vectors", () => {
       kind: "add",
       members: [member(6, 300, "c")],
     });
-    expect(Bun.hash.crc32(JSON.stringify(spec))).toBe(2472766890);
+    expect(Bun.hash.crc32(JSON.stringify(spec))).toBe(2994928637);
   });
 });

@@ -133,7 +133,7 @@ describe("table ring", () => {
       }),
       { numRuns: 60 },
     );
-  });
+  }, 60_000);
 
   test("balances equal members, and mixed capacities 1:2:4, within one per cent", () => {
     for (const [count, replication] of [
@@ -188,7 +188,7 @@ describe("table ring", () => {
       }),
       { numRuns: 80 },
     );
-  });
+  }, 60_000);
 
   test("after any change: sends no more than the optimum of a minimum-cost flow", () => {
     fc.assert(
@@ -218,7 +218,7 @@ describe("table ring", () => {
       }),
       { numRuns: 60 },
     );
-  });
+  }, 60_000);
 
   test("replication up and down keeps members within two per cent of their share", () => {
     let spec = createRing({
@@ -354,7 +354,7 @@ describe("table ring", () => {
       }),
       { numRuns: 30 },
     );
-  });
+  }, 60_000);
 });
 
 function tryChange(spec: RingSpec, change: RingChange): RingSpec | undefined {
