@@ -39,3 +39,5 @@ export { MetaRegistry, type RegistryOptions } from "./session/registry";
 export { MetaSnapshotSession } from "./session/snapshot-session";
 export { MetaVolumeSession } from "./session/volume-session";
 export { type MetaLocation, parseMetaUrl, type ParsedMetaUrl } from "./location";
+export { checkKey, checkLeaseTtl, checkTransaction } from "./check";
+export { CALL_DEADLINE_MS } from "./limits";

@@ -1,0 +1,7 @@
+export {
+  MetaServiceHandler,
+  type MetaServiceOptions,
+  openMetadataStore,
+  RemoteStore,
+  type RemoteStoreOptions,
+} from "./meta";
