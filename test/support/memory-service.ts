@@ -2,7 +2,7 @@
  * A StorageService in memory, for tests of what lies between an engine and a peer: it verifies and keeps blocks,
  * knows fences, and can hold its answers back. It is not the engine's peer: no journal, no suspects.
  */
-import { type BlockRef, formatBlockRef, heapBuffer, type NativeBuffer } from "../../src/base";
+import { BlockKind, type BlockRef, formatBlockRef, heapBuffer, type NativeBuffer } from "../../src/base";
 import { BlockFault, BlockHeader, BlockVerifier, PAGE_BYTES } from "../../src/engine/block";
 import {
   type BlockListing,
@@ -69,6 +69,7 @@ export class MemoryService implements StorageService {
     const tail = [...this.blocks.values()]
       .filter(
         ({ ref }) =>
+          ref.kind === BlockKind.data &&
           ref.volumeId === request.volumeId &&
           ref.epoch === request.tailEpoch &&
           ref.index > request.tailAfterIndex,

@@ -1,0 +1,49 @@
+/** An open volume over a small cluster: what is written is read, survives, and goes on when peers do not. */
+import { describe, expect, test } from "bun:test";
+import { flush, read, TestCluster, trim, write } from "./cluster";
+
+const GIB = 1024 ** 3;
+const pattern = (length: number, seed: number): Uint8Array =>
+  Uint8Array.from({ length }, (_, index) => (index * 31 + seed * 17 + (index >>> 8)) & 0xff);
+
+describe("Volume", () => {
+  test("reads zeroes where nothing was written, and what was written elsewhere", async () => {
+    const cluster = await TestCluster.start();
+    await cluster.run(cluster.volumes.create("db", GIB));
+    const client = await cluster.client();
+    const volume = await cluster.run(client.open("db"));
+    expect(await cluster.run(read(volume, 0, 8192))).toEqual(new Uint8Array(8192));
+    expect(await cluster.run(write(volume, 4096, pattern(4096, 1)))).toBe(0);
+    expect(await cluster.run(write(volume, 10_000, pattern(3000, 2)))).toBe(0);
+    expect(await cluster.run(flush(volume))).toBe(0);
+    const expected = new Uint8Array(16384);
+    expected.set(pattern(4096, 1), 4096);
+    expected.set(pattern(3000, 2), 10_000);
+    expect(await cluster.run(read(volume, 0, 16384))).toEqual(expected);
+    expect(await cluster.run(volume.close())).toEqual({ clean: true, reason: undefined });
+  });
+
+  test("reopens after a clean detach and after a crash with all that a flush acknowledged", async () => {
+    const cluster = await TestCluster.start();
+    await cluster.run(cluster.volumes.create("db", GIB));
+    let client = await cluster.client();
+    let volume = await cluster.run(client.open("db"));
+    const big = pattern(300_000, 3);
+    expect(await cluster.run(write(volume, 123, big))).toBe(0);
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+    volume = await cluster.run(client.open("db"));
+    expect(await cluster.run(read(volume, 123, big.length))).toEqual(big);
+    expect(await cluster.run(write(volume, 50_000, pattern(100_000, 4), true))).toBe(0);
+    expect(await cluster.run(trim(volume, 200_000, 50_000))).toBe(0);
+    expect(await cluster.run(flush(volume))).toBe(0);
+    client.crash();
+    client = await cluster.client();
+    volume = await cluster.run(client.open("db"));
+    const expected = new Uint8Array(400_000);
+    expected.set(big, 123);
+    expected.set(pattern(100_000, 4), 50_000);
+    expected.fill(0, 200_000, 250_000);
+    expect(await cluster.run(read(volume, 0, 400_000))).toEqual(expected);
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+  });
+});
