@@ -43,7 +43,8 @@ need_bun() {
     if [ "$(bun --version 2>/dev/null)" != "$BUN_VERSION" ]; then
       need_packages npm=npm
       say "installing bun $BUN_VERSION"
-      npm install --silent --no-fund --no-audit --prefix "$repository/.tools" "bun@$BUN_VERSION"
+      npm install --loglevel=error --no-fund --no-audit --prefix "$repository/.tools" "bun@$BUN_VERSION" >/dev/null ||
+        die "Cannot install bun $BUN_VERSION by npm: see above; is the npm registry reachable?"
     fi
   fi
   [ "$(bun --version)" = "$BUN_VERSION" ] || die "Cannot run bun $BUN_VERSION: PATH leads to $(bun --version)"
