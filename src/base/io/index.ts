@@ -16,6 +16,7 @@ export {
   runLoopWorker,
   startLoopWorker,
   type StartLoopWorkerOptions,
+  workerUrl,
 } from "./loop-worker";
 export { BufferPool, bufferAt, copyBuffer, nativeBuffer, populatedBuffer } from "./memory";
 export {

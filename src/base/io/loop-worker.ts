@@ -31,7 +31,7 @@ interface LoopWorkerData {
 }
 
 export interface StartLoopWorkerOptions<Local> {
-  /** Of the worker's file, in the source tree or inside the executable. */
+  /** Of the worker's file, by `workerUrl`. */
   readonly url: string;
   /** For messages: "storage worker". */
   readonly name: string;
@@ -55,6 +55,14 @@ export interface LoopWorker<
   readonly wakeHandle: number;
   /** Runs the worker's own closing, then ends the thread; the thread is ended after `timeoutMs` in any case. */
   stop(timeoutMs: number): Promise<void>;
+}
+
+/** The URL of a worker's file, named relative to `src/`, in the source tree and inside the compiled executable. */
+export function workerUrl(pathInSource: string): string {
+  const here = import.meta.url;
+  // Inside the executable everything is bundled below one root, which stands for src/.
+  const root = here.startsWith("file:///$bunfs/") ? "file:///$bunfs/root/" : new URL("../../", here).href;
+  return new URL(pathInSource, root).href;
 }
 
 /** Throws the worker's own error when its setup failed, "worker-timeout" or "worker-gone". */
