@@ -4,7 +4,6 @@
  * read anew and handed over as a snapshot. etcd sends the events of one revision together (fragments are not
  * asked for), so grouping by mod revision yields whole revisions.
  */
-import type { CallOptions as GrpcCallOptions } from "@grpc/grpc-js";
 import type { Etcd3, IWatchResponse, WatchClient } from "etcd3";
 import { type Clock, sleep } from "../../base";
 import { MetaError } from "../errors";
@@ -17,6 +16,7 @@ const BACKOFF_MS_MAX = 2_000;
 /** How long opening the stream may take. */
 const OPEN_DEADLINE_MS = 5_000;
 
+type StreamOptions = NonNullable<Parameters<WatchClient["watch"]>[0]>;
 type WatchStream = Awaited<ReturnType<WatchClient["watch"]>>;
 type StreamEnd = "compacted" | "closed" | "failed";
 
@@ -24,7 +24,7 @@ type StreamEnd = "compacted" | "closed" | "failed";
  * With this request header etcd ends the watch when its member has lost the leader, instead of leaving it silent.
  * etcd3 offers no way to set headers, so an interceptor adds it.
  */
-const requireLeader: GrpcCallOptions = {
+const requireLeader: StreamOptions = {
   interceptors: [
     (options, nextCall) => {
       const call = nextCall(options);
