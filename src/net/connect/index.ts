@@ -1,0 +1,17 @@
+/** Storage over Connect: see README.md. */
+export {
+  type ConnectCode,
+  ConnectStorageError,
+  type ConnectStorageErrorCode,
+  type UnaryResult,
+} from "./errors";
+export {
+  CONNECT_CONNECT_TIMEOUT_MS,
+  CONNECT_CONNECTION_COUNT_MAX,
+  CONNECT_CONTROL_TIMEOUT_MS,
+  CONNECT_REQUEST_TIMEOUT_MS,
+  type ConnectTransportOptions,
+} from "./options";
+export { StorageUnary, type StorageUnaryOptions, type WireStorageService } from "./storage-unary";
+export { ConnectTransport } from "./transport";
+export { createUnaryHandler, type UnaryHandler, type UnaryHandlerOptions } from "./unary-handler";
