@@ -962,8 +962,12 @@ export class SegmentStore implements BlockStore {
     };
   }
 
-  /** For opening: rows found suspect, and rows that lost against another copy of the same block. */
+  /**
+   * For opening: rows found suspect, and rows that lost against another copy of the same block. A new store gets its
+   * first segment.
+   */
   settleReplayed(suspects: readonly number[], losers: readonly number[]): void {
+    if (this.#segments.length === 0) this.#formatNext();
     for (const slot of losers) {
       this.#unlink(slot);
       this.#recordDelete(slot);

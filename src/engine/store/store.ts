@@ -56,8 +56,8 @@ export interface BlockStore {
   /** The highest epoch among blocks held of the volume, 0 without any. */
   heldEpochMax(volumeId: VolumeId): number;
   /**
-   * Refuses lower epochs from this moment; `done` runs when every put accepted before is durable and acknowledged
-   * and then the fence too. A fence never goes down.
+   * Refuses lower epochs from this moment, also for puts that still wait for room; `done` runs when every other put
+   * accepted before is durable and acknowledged and then the fence too. A fence never goes down.
    */
   fence(volumeId: VolumeId, epoch: Epoch, done: (status: StorageStatus) => void): void;
   /** Ring versions never go back; a lower one is answered ok and changes nothing. */
