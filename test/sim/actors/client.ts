@@ -1,0 +1,373 @@
+/**
+ * A simulated client machine: again and again it opens the volume (whoever gets the lock), works on it for a while
+ * with several requests at once, and closes it, crashes, or is superseded. Every request goes through the page
+ * model. All of the volume's code is the production code.
+ */
+import { heapBuffer, type NativeBuffer, sleep, TorusError } from "../../../src/base";
+import { ReadCache } from "../../../src/engine/cache";
+import {
+  BlockPool,
+  BufferPool,
+  openVolume,
+  type Volume,
+  type VolumeOptions,
+  VolumeStatus,
+} from "../../../src/engine/volume";
+import { type MetaContext, MetaRegistry, type MetaVolumeSession } from "../../../src/meta";
+import {
+  fillSectors,
+  PAGE_BYTES,
+  type PageContent,
+  readContent,
+  SECTOR_BYTES,
+  SECTORS_PER_PAGE,
+  ZERO_PAGE,
+} from "../check/page-bytes";
+import type { PageModel, Session } from "../check/page-model";
+import type { SimMetadata } from "../world/metadata";
+import type { SimNetwork } from "../world/network";
+import type { Prng } from "../world/prng";
+import { SimProcess, Violation, type World } from "../world/world";
+import { Regions } from "./regions";
+
+const WRITE_BUFFER_BYTES = 1024 * 1024;
+const CACHE_BYTES = 64 * 4096;
+const BLOCK_SIZE_BYTES = 64 * 1024;
+/** A request that takes longer is a hang: every deadline in the volume is shorter. */
+const REQUEST_HANG_MS = 240_000;
+const IO_PAGES_MAX = 12;
+
+export interface ClientMachine {
+  readonly world: World;
+  readonly network: SimNetwork;
+  readonly metadata: SimMetadata;
+  readonly model: PageModel;
+  readonly volumeName: string;
+  readonly regions: Regions;
+  readonly volumeOptions: Partial<VolumeOptions>;
+  readonly leaseTimes: { readonly ttlMs: number; readonly marginMs: number };
+  /** Reads everything once, writes a little, and closes. */
+  readonly scanOnly?: boolean;
+}
+
+export type ClientStop = "close" | "crash";
+
+/** What one life of a client is working on. */
+interface Life {
+  readonly process: SimProcess;
+  readonly registry: MetaRegistry;
+  readonly random: Prng;
+  readonly context: MetaContext;
+}
+
+export class SimClient {
+  process: SimProcess;
+  volume: Volume | undefined;
+  session: Session | undefined;
+  /** Off: it opens nothing any more, and closes what it has open. */
+  wanted = true;
+  /** Between requests of one worker. */
+  thinkMs = 3;
+  readonly counts = {
+    opens: 0,
+    opensFailed: 0,
+    closes: 0,
+    crashes: 0,
+    failures: 0,
+    errors: 0,
+    scans: 0,
+    scansComplete: 0,
+  };
+  private readonly random: Prng;
+  private life = 0;
+
+  constructor(
+    private readonly machine: ClientMachine,
+    readonly name: string,
+  ) {
+    this.random = machine.world.random.fork(name);
+    this.process = new SimProcess(machine.world, name, this.random.fork("process 0"));
+    this.process.crash();
+  }
+
+  get alive(): boolean {
+    return this.process.alive;
+  }
+
+  boot(): void {
+    if (this.process.alive) return;
+    this.life += 1;
+    const process = new SimProcess(this.machine.world, this.name, this.random.fork(`process ${this.life}`));
+    this.process = process;
+    process.log("boots");
+    this.run(process).catch((error: unknown) => {
+      if (process.alive) this.machine.world.fail(error instanceof Error ? error : new Error(String(error)));
+    });
+  }
+
+  crash(): void {
+    if (!this.process.alive) return;
+    this.counts.crashes += 1;
+    this.process.log("is killed");
+    this.process.crash();
+    this.volume = undefined;
+    this.session = undefined;
+  }
+
+  private async run(process: SimProcess): Promise<void> {
+    const context: MetaContext = {
+      store: this.machine.metadata.connect(process),
+      clock: process.clock,
+      random: process.random,
+    };
+    const registry = await this.startRegistry(process, context);
+    const life: Life = { process, registry, context, random: this.random.fork(`work ${this.life}`) };
+    while (process.alive) {
+      if (this.wanted) await this.workOnce(life);
+      await sleep(process.clock, 50 + life.random.below(400));
+    }
+  }
+
+  private async startRegistry(process: SimProcess, context: MetaContext): Promise<MetaRegistry> {
+    for (;;)
+      try {
+        return await MetaRegistry.start(context, { leaseTimes: this.machine.leaseTimes });
+      } catch (error) {
+        if (!(error instanceof TorusError)) throw error;
+        await sleep(process.clock, 300);
+      }
+  }
+
+  /** One open of the volume, from the lock to the end. */
+  private async workOnce(life: Life): Promise<void> {
+    const { process, registry, random } = life;
+    let session: MetaVolumeSession;
+    try {
+      session = await registry.openVolume(this.machine.volumeName, this.name);
+    } catch (error) {
+      if (!(error instanceof TorusError)) throw error;
+      return;
+    }
+    process.log(`has the lock, epoch ${session.grant.epoch}, head ${describeHead(session)}`);
+    const volume = await this.openVolume(life, session);
+    if (volume === undefined) return;
+    this.counts.opens += 1;
+    this.volume = volume;
+    this.session = this.machine.model.openSession(this.name);
+    process.log(`opened the volume: session ${this.session.id}`);
+    let failed = false;
+    volume.onFailed = (error) => {
+      failed = true;
+      this.counts.failures += 1;
+      process.log(`volume failed: ${error.message}`);
+    };
+    const work = new Work(this.machine, process, volume, this.session, random, this.counts);
+    const { scanOnly } = this.machine;
+    if (scanOnly || random.chance(0.6)) await work.scan();
+    const untilMs = process.clock.nowMs() + (scanOnly ? 500 : 1_000 + random.delayMs(15_000));
+    const isOver = () => failed || !this.wanted || process.clock.nowMs() > untilMs;
+    await Promise.all(
+      Array.from({ length: 1 + random.below(5) }, () => work.worker(isOver, () => this.thinkMs)),
+    );
+    const outcome = await volume.close();
+    this.counts.closes += 1;
+    process.log(`closed the volume: ${outcome.clean ? "clean" : outcome.reason}`);
+    this.volume = undefined;
+    this.session = undefined;
+  }
+
+  private async openVolume(life: Life, session: MetaVolumeSession): Promise<Volume | undefined> {
+    const { process, registry } = life;
+    const { network, volumeOptions } = this.machine;
+    const cache = new ReadCache(heapBuffer, CACHE_BYTES);
+    try {
+      return await openVolume(
+        {
+          clock: process.clock,
+          turns: process.turns,
+          transport: network.transport(process),
+          registry,
+          allocate: heapBuffer,
+          blockPool: new BlockPool(heapBuffer, BLOCK_SIZE_BYTES, WRITE_BUFFER_BYTES),
+          bufferPool: new BufferPool(heapBuffer, BLOCK_SIZE_BYTES, 8),
+          makeCache: () => cache.openSpace(),
+          onEvent: (event) => process.log(`${event.level}: ${event.text}`),
+        },
+        session,
+        volumeOptions,
+      );
+    } catch (error) {
+      this.counts.opensFailed += 1;
+      if (!(error instanceof TorusError)) throw error;
+      process.log(`cannot open: ${error.message}`);
+      return undefined;
+    }
+  }
+}
+
+function describeHead(session: MetaVolumeSession): string {
+  const { head } = session.grant;
+  return `${head.epoch}/${head.dataIndex}/${head.inodeIndex} S=${head.log.members.length} W=${head.log.width} ring ${head.log.ringVersion}`;
+}
+
+/** The requests of one session. */
+class Work {
+  private readonly busyPages = new Set<number>();
+
+  constructor(
+    private readonly machine: ClientMachine,
+    private readonly process: SimProcess,
+    private readonly volume: Volume,
+    private readonly session: Session,
+    private readonly random: Prng,
+    private readonly counts: { errors: number; scans: number; scansComplete: number },
+  ) {}
+
+  async worker(isOver: () => boolean, thinkMs: () => number): Promise<void> {
+    while (!isOver()) {
+      await this.request();
+      await sleep(this.process.clock, this.random.delayMs(thinkMs()));
+    }
+  }
+
+  /** Reads every page there is before anything is written, and holds what it finds to be a prefix. */
+  async scan(): Promise<void> {
+    this.counts.scans += 1;
+    let complete = true;
+    for (const { firstPage, pageCount } of this.machine.regions.ranges)
+      for (let page = firstPage; page < firstPage + pageCount; page += 16)
+        complete &&= await this.read(page, Math.min(16, firstPage + pageCount - page));
+    if (!complete) return;
+    this.counts.scansComplete += 1;
+    this.machine.model.checkPrefix(this.session);
+  }
+
+  private async request(): Promise<void> {
+    const kind = this.random.weighted([
+      { weight: 40, item: "write" as const },
+      { weight: 8, item: "part" as const },
+      { weight: 6, item: "trim" as const },
+      { weight: 22, item: "read" as const },
+      { weight: 20, item: "flush" as const },
+    ]);
+    if (kind === "flush") {
+      await this.flush();
+      return;
+    }
+    const { firstPage, pageCount } = this.machine.regions.pick(this.random, IO_PAGES_MAX);
+    if (kind === "read") {
+      await this.read(firstPage, pageCount);
+      return;
+    }
+    const pages = Array.from({ length: kind === "part" ? 1 : pageCount }, (_, index) => firstPage + index);
+    if (pages.some((page) => this.busyPages.has(page))) return;
+    for (const page of pages) this.busyPages.add(page);
+    if (kind === "part") await this.writePart(firstPage);
+    else await this.write(firstPage, pages.length, kind === "trim");
+    for (const page of pages) this.busyPages.delete(page);
+  }
+
+  private async write(firstPage: number, pageCount: number, trim: boolean): Promise<void> {
+    const { model } = this.machine;
+    const writeId = trim ? 0 : model.nextWriteId();
+    const content: PageContent = trim ? ZERO_PAGE : new Array<number>(SECTORS_PER_PAGE).fill(writeId);
+    const contents = Array.from({ length: pageCount }, (_, index) => ({ page: firstPage + index, content }));
+    const durable = this.random.chance(0.1);
+    const operation = model.beginWrite(this.session, contents);
+    const offset = firstPage * PAGE_BYTES;
+    const length = pageCount * PAGE_BYTES;
+    let status: VolumeStatus;
+    if (trim) status = await this.wait("trim", (done) => this.volume.trim(offset, length, durable, done));
+    else {
+      const source = heapBuffer(length);
+      for (let index = 0; index < pageCount; index += 1)
+        fillSectors(source.words, (index * PAGE_BYTES) / 4, firstPage + index, 0, SECTORS_PER_PAGE, writeId);
+      status = await this.wait("write", (done) =>
+        this.volume.write(offset, length, source, 0, durable, done),
+      );
+      // The device had it until now: whatever happens to it afterwards must not matter.
+      source.bytes.fill(0xee);
+    }
+    const ok = status === VolumeStatus.ok;
+    this.process.log(
+      `${trim ? "trim" : "write"} ${firstPage}+${pageCount} #${writeId}${durable ? " fua" : ""}: ${status}`,
+    );
+    model.endWrite(operation, ok, durable);
+    if (!ok) this.counts.errors += 1;
+  }
+
+  /** Some sectors of a page whose content is known. */
+  private async writePart(page: number): Promise<void> {
+    const { model } = this.machine;
+    const before = model.knownContent(this.session, page);
+    if (before === undefined) return;
+    const first = this.random.below(SECTORS_PER_PAGE);
+    const count = this.random.between(1, SECTORS_PER_PAGE - first);
+    const writeId = model.nextWriteId();
+    const content = before.map((id, sector) => (sector >= first && sector < first + count ? writeId : id));
+    const operation = model.beginWrite(this.session, [{ page, content }]);
+    const source = heapBuffer(count * SECTOR_BYTES);
+    fillSectors(source.words, 0, page, first, count, writeId);
+    const offset = page * PAGE_BYTES + first * SECTOR_BYTES;
+    const status = await this.wait("part", (done) =>
+      this.volume.write(offset, count * SECTOR_BYTES, source, 0, false, done),
+    );
+    this.process.log(`write ${page} sectors ${first}+${count} #${writeId}: ${status}`);
+    model.endWrite(operation, status === VolumeStatus.ok, false);
+    if (status !== VolumeStatus.ok) this.counts.errors += 1;
+  }
+
+  private async flush(): Promise<void> {
+    const { model } = this.machine;
+    const covered = model.beginFlush(this.session);
+    const status = await this.wait("flush", (done) => this.volume.flush(done));
+    this.process.log(`flush of ${covered}: ${status}`);
+    model.endFlush(this.session, covered, status === VolumeStatus.ok);
+    if (status !== VolumeStatus.ok) this.counts.errors += 1;
+  }
+
+  private async read(firstPage: number, pageCount: number): Promise<boolean> {
+    const { model } = this.machine;
+    const start = model.beginRead(this.session, firstPage, pageCount);
+    const destination: NativeBuffer = heapBuffer(pageCount * PAGE_BYTES);
+    destination.bytes.fill(0xdd);
+    const status = await this.wait("read", (done) =>
+      this.volume.read(firstPage * PAGE_BYTES, pageCount * PAGE_BYTES, destination, 0, done),
+    );
+    if (status !== VolumeStatus.ok) {
+      this.process.log(`read ${firstPage}+${pageCount}: ${status}`);
+      this.counts.errors += 1;
+      return false;
+    }
+    const contents = Array.from({ length: pageCount }, (_, index) =>
+      readContent(destination.words, (index * PAGE_BYTES) / 4, firstPage + index),
+    );
+    model.endRead(start, contents);
+    return true;
+  }
+
+  /** A request must be answered once, and not hang while its process runs. */
+  private wait(what: string, start: (done: (status: VolumeStatus) => void) => void): Promise<VolumeStatus> {
+    const { world } = this.machine;
+    return new Promise((resolve) => {
+      let answered = false;
+      const hang = this.process.clock.schedule(REQUEST_HANG_MS, () => {
+        world.fail(
+          new Violation(
+            "liveness",
+            `${this.process.name}: a ${what} was not answered in ${REQUEST_HANG_MS / 1000} s`,
+          ),
+        );
+      });
+      start((status) => {
+        if (answered) {
+          world.fail(new Violation("answers", `${this.process.name}: a ${what} was answered twice`));
+          return;
+        }
+        answered = true;
+        hang.cancel();
+        resolve(status);
+      });
+    });
+  }
+}

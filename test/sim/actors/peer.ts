@@ -1,0 +1,180 @@
+/**
+ * A simulated peer machine: a disk that outlives the processes, and a process made of the production store, the
+ * production peer service and the production registration, put together as the daemon does: identity from the disk,
+ * registration first (a disk that was rolled back is found out there, R5), and only then does it listen.
+ */
+import { type ClusterId, heapBuffer, type Incarnation, type PeerId, TorusError } from "../../../src/base";
+import { PeerService } from "../../../src/engine/peer";
+import { openSegmentStore, type SegmentStore } from "../../../src/engine/store";
+import { isMetaError, type KeyValueStore, PeerDirectory, type PeerRegistration } from "../../../src/meta";
+import { SimulatedDisk } from "../simulated-disk";
+import type { SimMetadata } from "../world/metadata";
+import type { SimNetwork } from "../world/network";
+import type { Prng } from "../world/prng";
+import { SimProcess, type World } from "../world/world";
+
+const STORE_BYTES = 24 * 1024 * 1024;
+const SEGMENT_BYTES = 4 * 1024 * 1024;
+const BOOT_RETRY_MS = 700;
+const POISON_RESTART_MS = 1_000;
+
+export interface PeerMachine {
+  readonly world: World;
+  readonly network: SimNetwork;
+  readonly metadata: SimMetadata;
+  readonly clusterId: ClusterId;
+}
+
+export class SimPeer {
+  readonly disk: SimulatedDisk;
+  process: SimProcess;
+  store: SegmentStore | undefined;
+  /** Mean time of a sync on this disk. */
+  syncMs = 0.3;
+  /** Listens and is registered. */
+  serving = false;
+  readonly counts = { boots: 0, crashes: 0, poisoned: 0, renewed: 0 };
+  private readonly random: Prng;
+  private registration: PeerRegistration | undefined;
+  private life = 0;
+
+  constructor(
+    private readonly machine: PeerMachine,
+    readonly name: string,
+    readonly peerId: PeerId,
+    readonly zone: string,
+  ) {
+    const { world } = machine;
+    this.random = world.random.fork(name);
+    this.process = new SimProcess(world, name, this.random.fork("process 0"));
+    this.process.crash();
+    this.disk = new SimulatedDisk({
+      random: this.random.fork("disk"),
+      unitBytes: 4096,
+      // A sync of a dead process completes for nobody; one of a paused process is noticed when it wakes.
+      clock: {
+        nowMs: () => world.nowMs,
+        wallMs: () => world.nowMs,
+        schedule: (delayMs, callback) => world.schedule(delayMs, this.process, callback),
+      },
+      syncMs: () => 0.05 + this.random.delayMs(this.syncMs),
+    });
+  }
+
+  get alive(): boolean {
+    return this.process.alive;
+  }
+
+  boot(): void {
+    if (this.process.alive) return;
+    this.life += 1;
+    this.counts.boots += 1;
+    const process = new SimProcess(this.machine.world, this.name, this.random.fork(`process ${this.life}`));
+    this.process = process;
+    process.log("boots");
+    const disk = this.disk.attach();
+    const random = this.random.fork(`store ${this.life}`);
+    openSegmentStore({
+      disk,
+      clusterId: this.machine.clusterId,
+      peerId: this.peerId,
+      sizeBytes: STORE_BYTES,
+      segmentBytes: SEGMENT_BYTES,
+      reserveSpace: false,
+      allocate: heapBuffer,
+      clock: process.clock,
+      random,
+      turns: process.turns,
+      onPoison: (reason) => this.poisoned(process, reason),
+    }).then(
+      (store) => {
+        if (!process.alive) return;
+        this.store = store;
+        const { blockCount } = store.statistics();
+        process.log(
+          `store is open: boot ${store.bootCount}, incarnation ${store.incarnation}, ${blockCount} blocks`,
+        );
+        void this.register(process, store, this.machine.metadata.connect(process));
+      },
+      (error: unknown) => this.bootFailed(process, error),
+    );
+  }
+
+  /** The process ends at once; with `power` the machine does, and unsynced writes are kept, dropped or torn. */
+  crash(power: boolean): void {
+    if (!this.process.alive) return;
+    this.counts.crashes += 1;
+    this.process.log(power ? "loses power" : "is killed");
+    this.stop();
+    if (power) this.disk.powerLoss();
+    else this.disk.kill();
+  }
+
+  /** A store that answers nothing at all: before the first boot, or poisoned. */
+  private stop(): void {
+    this.serving = false;
+    this.store = undefined;
+    this.registration = undefined;
+    this.process.crash();
+  }
+
+  private poisoned(process: SimProcess, reason: string): void {
+    if (process !== this.process || !process.alive) return;
+    this.counts.poisoned += 1;
+    process.log(`store is poisoned and the process ends: ${reason}`);
+    // The callback runs inside the store: let it return first.
+    this.machine.world.schedule(0, process, () => {
+      this.stop();
+      this.disk.kill();
+    });
+    this.machine.world.schedule(POISON_RESTART_MS, undefined, () => this.boot());
+  }
+
+  private bootFailed(process: SimProcess, error: unknown): void {
+    if (process !== this.process || !process.alive) return;
+    process.log(`cannot open its store: ${error instanceof Error ? error.message : String(error)}`);
+    if (!(error instanceof TorusError)) {
+      this.machine.world.fail(error instanceof Error ? error : new Error(String(error)));
+      return;
+    }
+    this.stop();
+    this.disk.kill();
+    if (error.code === "io-failed")
+      this.machine.world.schedule(POISON_RESTART_MS, undefined, () => this.boot());
+    else this.machine.world.fail(new Error(`${this.name} cannot open its store: ${error.message}`));
+  }
+
+  private async register(process: SimProcess, store: SegmentStore, metadata: KeyValueStore): Promise<void> {
+    const directory = new PeerDirectory({ store: metadata, clock: process.clock, random: process.random });
+    while (process.alive) {
+      const { bootCount, incarnation } = store;
+      const { capacityBytes, usedBytes } = store.statistics();
+      const description = {
+        ...{ peerId: this.peerId, address: `sim://${this.name}`, incarnation, bootCount },
+        ...{ zone: this.zone, weight: 1, capacityBytes, usedBytes },
+      };
+      try {
+        this.registration = await directory.register(description);
+        break;
+      } catch (error) {
+        if (!(error instanceof TorusError)) throw error;
+        if (isMetaError(error, "peer-rolled-back")) await this.renew(process, store);
+        await new Promise<void>((resolve) => process.clock.schedule(BOOT_RETRY_MS, resolve));
+      }
+    }
+    this.registration?.onLost((reason) => process.log(`registration lost: ${reason}`));
+    this.machine.network.attach(this.peerId, {
+      process,
+      service: new PeerService({ store, clock: process.clock }),
+    });
+    this.serving = true;
+    process.log("serves");
+  }
+
+  private async renew(process: SimProcess, store: SegmentStore): Promise<void> {
+    this.counts.renewed += 1;
+    const incarnation = process.random.hex(8) as Incarnation;
+    process.log(`was rolled back: takes incarnation ${incarnation}`);
+    await new Promise((resolve) => store.renewIncarnation(incarnation, resolve));
+  }
+}

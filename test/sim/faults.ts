@@ -1,0 +1,273 @@
+/**
+ * What goes wrong, and when. Every run enables some kinds of faults with weights of its own (a run without
+ * partitions finds other bugs than one full of them) and then draws one after the other. Each fault ends by itself;
+ * the end of the safety phase ends them all.
+ *
+ * The budget: nothing here destroys what was durable, so every acknowledged write must survive all of it.
+ */
+import { MetaError, RingAdmin, VolumeAdmin } from "../../src/meta";
+import { nextRing, type RingChange, RingError } from "../../src/ring";
+import type { SimPeer } from "./actors/peer";
+import type { Simulation } from "./simulation";
+import { METADATA } from "./world/metadata";
+import type { Prng } from "./world/prng";
+
+interface Kind {
+  readonly name: string;
+  inject(): void;
+}
+
+export class Faults {
+  readonly counts: Record<string, number> = {};
+  private readonly random: Prng;
+  private readonly kinds: { readonly weight: number; readonly item: Kind }[];
+  private readonly meanMs: number;
+  private stopped = false;
+
+  constructor(private readonly simulation: Simulation) {
+    this.random = simulation.random.fork("faults");
+    this.meanMs = this.random.pick([300, 1_500, 5_000]);
+    const kinds = this.allKinds();
+    // Swarm: most runs leave some kinds out, so that the others are not drowned.
+    this.kinds = kinds.map((item) => ({
+      item,
+      weight: this.random.chance(0.35) ? 0 : 0.2 + this.random.fraction(),
+    }));
+    const { world } = simulation;
+    const enabled = this.kinds.filter(({ weight }) => weight > 0).map(({ item }) => item.name);
+    world.log("faults", `every ${this.meanMs} ms one of: ${enabled.join(", ")}`);
+  }
+
+  start(): void {
+    if (this.stopped) return;
+    this.simulation.world.schedule(this.random.delayMs(this.meanMs), undefined, () => {
+      if (this.stopped) return;
+      const kind = this.random.weighted(this.kinds);
+      if (kind !== undefined) {
+        this.counts[kind.name] = (this.counts[kind.name] ?? 0) + 1;
+        kind.inject();
+      }
+      this.start();
+    });
+  }
+
+  stop(): void {
+    this.stopped = true;
+  }
+
+  private allKinds(): Kind[] {
+    return [
+      { name: "peer crash", inject: () => this.crashPeer(this.random.pick(this.simulation.peers)) },
+      { name: "all peers crash", inject: () => this.crashAllPeers() },
+      { name: "peer pause", inject: () => this.pausePeer() },
+      { name: "slow disk", inject: () => this.slowDisk() },
+      {
+        name: "failed sync",
+        inject: () => this.random.pick(this.simulation.peers).disk.failNextSync("segment.sync"),
+      },
+      { name: "client crash", inject: () => this.crashClient() },
+      { name: "client pause", inject: () => this.pauseClient() },
+      { name: "wall clock jump", inject: () => this.jumpClock() },
+      { name: "partition", inject: () => this.partition() },
+      { name: "slow link", inject: () => this.slowLink() },
+      { name: "bad network", inject: () => this.badNetwork() },
+      { name: "metadata lossy", inject: () => this.badMetadata() },
+      { name: "metadata stopped", inject: () => this.stopMetadata() },
+      { name: "metadata compacted", inject: () => this.simulation.metadata.inner.compact() },
+      { name: "metadata cut off", inject: () => this.cutOffMetadata() },
+      { name: "force unlock", inject: () => this.forceUnlock() },
+      { name: "ring change", inject: () => this.changeRing() },
+    ];
+  }
+
+  private later(delayMs: number, callback: () => void): void {
+    this.simulation.world.schedule(delayMs, undefined, () => {
+      if (!this.stopped) callback();
+    });
+  }
+
+  /** Mostly short, sometimes long enough for leases to run out. */
+  private durationMs(): number {
+    return this.random.chance(0.7) ? 50 + this.random.delayMs(1_500) : 2_000 + this.random.delayMs(15_000);
+  }
+
+  private log(text: string): void {
+    this.simulation.world.log("faults", text);
+  }
+
+  private crashPeer(peer: SimPeer): void {
+    peer.crash(this.random.chance(0.6));
+    this.later(this.durationMs(), () => peer.boot());
+  }
+
+  private crashAllPeers(): void {
+    this.log("all peers crash");
+    const everything = this.random.chance(0.3);
+    for (const peer of this.simulation.peers) this.crashPeer(peer);
+    if (everything) for (const client of this.simulation.clients) this.restartClient(client);
+  }
+
+  private pausePeer(): void {
+    const peer = this.random.pick(this.simulation.peers);
+    if (!peer.alive || peer.process.paused) return;
+    const { process } = peer;
+    process.pause();
+    this.log(`${peer.name} hangs`);
+    this.later(this.durationMs(), () => process.resume());
+  }
+
+  private slowDisk(): void {
+    const peer = this.random.pick(this.simulation.peers);
+    peer.syncMs = this.random.pick([5, 50, 700]);
+    this.log(`the disk of ${peer.name} takes ${peer.syncMs} ms to sync`);
+    this.later(this.durationMs(), () => {
+      peer.syncMs = 0.3;
+    });
+  }
+
+  private crashClient(): void {
+    this.restartClient(this.random.pick(this.simulation.clients));
+  }
+
+  private restartClient(client: Simulation["clients"][0]): void {
+    client.crash();
+    this.later(this.durationMs() / 4, () => client.boot());
+  }
+
+  private pauseClient(): void {
+    const client = this.random.pick(this.simulation.clients);
+    if (!client.alive || client.process.paused) return;
+    const { process } = client;
+    process.pause();
+    this.log(`${client.name} is stopped`);
+    this.later(this.durationMs(), () => {
+      this.log(`${client.name} goes on`);
+      process.resume();
+    });
+  }
+
+  private jumpClock(): void {
+    const { process } = this.random.pick([...this.simulation.clients, ...this.simulation.peers]);
+    process.wallSkewMs = this.random.between(-10_000_000, 10_000_000);
+    this.log(`the wall clock of ${process.name} is off by ${process.wallSkewMs} ms`);
+  }
+
+  private partition(): void {
+    const { network, clients, peers } = this.simulation;
+    const client = this.random.pick(clients).name;
+    const cut = peers.filter(() => this.random.chance(0.4)).map((peer) => peer.name);
+    const direction = this.random.pick(["both", "to", "from"] as const);
+    if (cut.length === 0) return;
+    this.log(`${client} is cut off from ${cut.join(", ")} (${direction})`);
+    for (const peer of cut) {
+      if (direction !== "from") network.block(client, peer);
+      if (direction !== "to") network.block(peer, client);
+    }
+    this.later(this.durationMs(), () => {
+      this.log(`${client} reaches ${cut.join(", ")} again`);
+      for (const peer of cut) {
+        network.unblock(client, peer);
+        network.unblock(peer, client);
+      }
+    });
+  }
+
+  private slowLink(): void {
+    const { network, clients, peers } = this.simulation;
+    const client = this.random.pick(clients).name;
+    const peer = this.random.pick(peers).name;
+    const extraMs = this.random.pick([5, 100, 1_500]);
+    const ends = this.random.chance(0.5) ? [client, peer] : [peer, client];
+    network.slowDown(ends[0] as string, ends[1] as string, extraMs);
+    this.log(`messages from ${ends[0]} to ${ends[1]} take ${extraMs} ms more`);
+    this.later(this.durationMs(), () => network.slowDown(ends[0] as string, ends[1] as string, 0));
+  }
+
+  private badNetwork(): void {
+    const { weather } = this.simulation.network;
+    weather.latencyMs = this.random.pick([0.4, 3, 30]);
+    weather.resetChance = this.random.pick([0, 0.01, 0.1]);
+    weather.duplicateChance = this.random.pick([0, 0.05]);
+    weather.corruptChance = this.random.pick([0, 0, 0.02]);
+    this.log(`network: ${JSON.stringify(weather)}`);
+    this.later(this.durationMs(), () =>
+      Object.assign(weather, { latencyMs: 0.4, resetChance: 0, duplicateChance: 0, corruptChance: 0 }),
+    );
+  }
+
+  private badMetadata(): void {
+    const { weather } = this.simulation.metadata;
+    weather.latencyMs = this.random.pick([1, 20, 300]);
+    weather.lostReplyChance = this.random.pick([0, 0.1, 0.4]);
+    weather.lostRequestChance = this.random.pick([0, 0.1, 0.3]);
+    this.log(`metadata: ${JSON.stringify(weather)}`);
+    this.later(this.durationMs(), () =>
+      Object.assign(weather, { latencyMs: 1, lostReplyChance: 0, lostRequestChance: 0 }),
+    );
+  }
+
+  private stopMetadata(): void {
+    const { weather } = this.simulation.metadata;
+    weather.stopped = true;
+    this.log("the metadata service stops");
+    this.later(this.durationMs(), () => {
+      weather.stopped = false;
+      this.log("the metadata service answers again");
+    });
+  }
+
+  private cutOffMetadata(): void {
+    const { network, clients, peers } = this.simulation;
+    const machine = this.random.pick([...clients, ...peers]).name;
+    const direction = this.random.pick(["both", "to", "from"] as const);
+    this.log(`${machine} is cut off from the metadata (${direction})`);
+    if (direction !== "from") network.block(machine, METADATA);
+    if (direction !== "to") network.block(METADATA, machine);
+    this.later(this.durationMs(), () => {
+      network.unblock(machine, METADATA);
+      network.unblock(METADATA, machine);
+    });
+  }
+
+  private forceUnlock(): void {
+    const { context, volumeName } = this.simulation;
+    this.log("an administrator forces the lock open");
+    new VolumeAdmin(context).forceUnlock(volumeName).then(
+      (was) => this.log(`forced unlock ends: ${was ? "unlocked" : "was not locked"}`),
+      (error: unknown) => this.expectMetaError("force unlock", error),
+    );
+  }
+
+  private changeRing(): void {
+    const rings = new RingAdmin(this.simulation.context);
+    const change = async (): Promise<void> => {
+      const current = await rings.current();
+      const peer = this.random.pick(this.simulation.peers);
+      const member = current.members.find((each) => each.peerId === peer.peerId);
+      const changes: RingChange[] = [
+        {
+          kind: "set-replication",
+          replication: this.random.between(1, Math.min(3, this.simulation.peers.length)),
+        },
+        { kind: "manual", type: this.random.pick(["table", "rendezvous", "ketama", "mod"] as const) },
+      ];
+      if (member === undefined)
+        changes.push({ kind: "add", members: [{ peerId: peer.peerId, weight: 1, zone: "" }] });
+      else if (member.weight === 0) changes.push({ kind: "undrain", peerId: peer.peerId, weight: 1 });
+      else changes.push({ kind: "drain", peerId: peer.peerId }, { kind: "remove", peerIds: [peer.peerId] });
+      const next = nextRing(current, this.random.pick(changes));
+      await rings.change(next);
+      this.log(
+        `ring version ${next.version}: ${next.type}, replication ${next.replication}, ${next.members.length} members`,
+      );
+    };
+    change().catch((error: unknown) => {
+      if (!(error instanceof RingError)) this.expectMetaError("ring change", error);
+    });
+  }
+
+  private expectMetaError(what: string, error: unknown): void {
+    if (error instanceof MetaError) this.log(`${what}: ${error.message}`);
+    else this.simulation.world.fail(error instanceof Error ? error : new Error(String(error)));
+  }
+}

@@ -1,0 +1,101 @@
+/**
+ * The simulator's command: `bun run sim --seeds 200` runs seeds 1 .. 200 and says what was injected; `--seed 17`
+ * replays one, with `--trace` every line of it. A failing seed prints its end, the commit and the command.
+ */
+import { Simulation, type SimulationResult } from "./simulation";
+
+interface Arguments {
+  readonly from: number;
+  readonly count: number;
+  readonly trace: boolean;
+  readonly twice: boolean;
+  readonly keepGoing: boolean;
+}
+
+const USAGE = "usage: bun run sim [--seeds N] [--from S] [--seed S] [--trace] [--twice] [--keep-going]";
+const TAIL_LINES = 80;
+
+function parseArguments(words: readonly string[]): Arguments {
+  const values = { from: 1, count: 100, trace: false, twice: false, keepGoing: false };
+  const queue = [...words];
+  const number = (): number => {
+    const value = Number(queue.shift());
+    if (!Number.isSafeInteger(value) || value < 0) throw new Error(USAGE);
+    return value;
+  };
+  for (let word = queue.shift(); word !== undefined; word = queue.shift())
+    if (word === "--seeds") values.count = number();
+    else if (word === "--from") values.from = number();
+    else if (word === "--seed") Object.assign(values, { from: number(), count: 1 });
+    else if (word === "--trace") values.trace = true;
+    else if (word === "--twice") values.twice = true;
+    else if (word === "--keep-going") values.keepGoing = true;
+    else throw new Error(USAGE);
+  return values;
+}
+
+function commit(): string {
+  const { stdout } = Bun.spawnSync(["git", "rev-parse", "--short", "HEAD"]);
+  return stdout.toString().trim() || "unknown";
+}
+
+/** Returns the result, or undefined after it told why the seed failed. */
+function runSeed(seed: number, trace: boolean): SimulationResult | undefined {
+  const print = trace ? (line: string) => console.log(line) : undefined;
+  const simulation = new Simulation({ seed, ...(print && { print }) });
+  try {
+    return simulation.run();
+  } catch (error) {
+    if (!trace) for (const line of simulation.world.trace.tail(TAIL_LINES)) console.log(line);
+    console.log(`\nseed ${seed} FAILED: ${error instanceof Error ? error.message : String(error)}`);
+    if (error instanceof Error && error.name !== "Violation") console.log(error.stack);
+    console.log(`commit ${commit()}; replay with: bun run sim --seed ${seed} --trace`);
+    return undefined;
+  }
+}
+
+function report(results: readonly SimulationResult[], elapsedMs: number): void {
+  const totals: Record<string, number> = {};
+  let events = 0;
+  let virtualMs = 0;
+  for (const result of results) {
+    events += result.eventCount;
+    virtualMs += result.virtualMs;
+    for (const [name, count] of Object.entries(result.counts)) totals[name] = (totals[name] ?? 0) + count;
+  }
+  for (const [name, count] of Object.entries(totals).sort(([a], [b]) => (a < b ? -1 : 1)))
+    console.log(`${name.padEnd(32)} ${count}`);
+  const rate = (results.length / elapsedMs) * 1000;
+  console.log(
+    `${results.length} seeds, ${events} events, ${(virtualMs / 3_600_000).toFixed(1)} h of virtual time, ${rate.toFixed(2)} seeds/s`,
+  );
+}
+
+const rejections: unknown[] = [];
+process.on("unhandledRejection", (reason) => rejections.push(reason));
+
+async function main(): Promise<number> {
+  const { from, count, trace, twice, keepGoing } = parseArguments(process.argv.slice(2));
+  const startMs = performance.now();
+  const results: SimulationResult[] = [];
+  const failed: number[] = [];
+  for (let seed = from; seed < from + count; seed += 1) {
+    const result = runSeed(seed, trace);
+    // Rejections nobody handled are reported between macrotasks.
+    await new Promise((resolve) => setImmediate(resolve));
+    const unhandled = rejections.splice(0);
+    for (const reason of unhandled) console.log(`seed ${seed}: a rejection was not handled:`, reason);
+    const again = twice && result !== undefined ? runSeed(seed, false) : result;
+    const differs = result !== undefined && again?.traceHash !== result.traceHash;
+    if (differs) console.log(`seed ${seed} FAILED: two runs of it gave different traces`);
+    if (result === undefined || differs || unhandled.length > 0) {
+      failed.push(seed);
+      if (!keepGoing) break;
+    } else results.push(result);
+  }
+  if (results.length > 0) report(results, performance.now() - startMs);
+  if (failed.length > 0) console.log(`failed seeds: ${failed.join(" ")}`);
+  return failed.length === 0 ? 0 : 1;
+}
+
+process.exitCode = await main();

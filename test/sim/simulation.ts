@@ -1,0 +1,233 @@
+/**
+ * One simulation: from a seed a cluster, clients that work on one volume, and a schedule of faults; first a safety
+ * phase in which everything goes wrong that may, then a liveness phase in which faults stop, everybody comes back,
+ * and the volume must open, hold what it must, and take writes.
+ */
+import { type ClusterId, type PeerId, parsePeerId } from "../../src/base";
+import { BlockHeader } from "../../src/engine/block";
+import { VOLUME_DEFAULTS, type VolumeOptions, type WriteLevel } from "../../src/engine/volume";
+import { ClusterSettings, type MetaContext, VolumeAdmin } from "../../src/meta";
+import { createRing, type RingMember, type RingType } from "../../src/ring";
+import { type ClientMachine, SimClient } from "./actors/client";
+import { SimPeer } from "./actors/peer";
+import { Regions } from "./actors/regions";
+import { ContentRegistry } from "./check/content-registry";
+import { PageModel } from "./check/page-model";
+import { Faults } from "./faults";
+import { METADATA, SimMetadata } from "./world/metadata";
+import { SimNetwork } from "./world/network";
+import { Prng } from "./world/prng";
+import { SimProcess, Violation, World } from "./world/world";
+
+const VOLUME = "disk";
+const SETUP_MS = 60_000;
+/** After the last fault: leases run out, peers come back, tails are adopted. */
+const CONVERGE_MS = 300_000;
+const KIB = 1024;
+
+export interface SimulationOptions {
+  readonly seed: number;
+  readonly print?: (line: string) => void;
+  /** Length of the safety phase in virtual time. */
+  readonly faultMs?: number;
+}
+
+export interface SimulationResult {
+  readonly seed: number;
+  readonly traceHash: number;
+  readonly traceLines: number;
+  readonly eventCount: number;
+  readonly virtualMs: number;
+  readonly counts: Record<string, number>;
+}
+
+/** What is decided once for a run. */
+export interface SimulationConfig {
+  readonly peerCount: number;
+  readonly replication: number;
+  readonly ringType: RingType;
+  readonly clientCount: number;
+  readonly writeLevel: WriteLevel;
+  readonly volumeOptions: Partial<VolumeOptions>;
+  readonly leaseTtlMs: number;
+}
+
+export class Simulation {
+  readonly world: World;
+  readonly network: SimNetwork;
+  readonly metadata: SimMetadata;
+  readonly config: SimulationConfig;
+  readonly model = new PageModel(VOLUME);
+  readonly regions = new Regions();
+  readonly peers: SimPeer[] = [];
+  readonly clients: SimClient[] = [];
+  readonly random: Prng;
+  readonly context: MetaContext;
+  readonly volumeName = VOLUME;
+  private readonly admin: SimProcess;
+  private readonly registry: ContentRegistry;
+  private faults: Faults | undefined;
+
+  constructor(private readonly options: SimulationOptions) {
+    this.random = new Prng(options.seed);
+    this.world = new World(this.random, options.print);
+    this.network = new SimNetwork(this.world);
+    this.metadata = new SimMetadata(this.world, this.network);
+    this.config = chooseConfig(this.random.fork("config"));
+    this.admin = new SimProcess(this.world, "admin", this.random.fork("admin"));
+    this.context = {
+      store: this.metadata.connect(this.admin),
+      clock: this.admin.clock,
+      random: this.admin.random,
+    };
+    this.registry = new ContentRegistry(new BlockHeader());
+    this.network.onPut = (_from, _peer, put) => this.registry.check(put);
+  }
+
+  /** Throws the Violation, or whatever production code threw. */
+  run(): SimulationResult {
+    this.world.log("world", `seed ${this.options.seed}: ${JSON.stringify(this.config)}`);
+    this.setUp();
+    this.faults = new Faults(this);
+    this.faults.start();
+    const faultMs = this.options.faultMs ?? 60_000 + this.random.below(120_000);
+    this.world.run(this.world.nowMs + faultMs, () => false);
+    this.faults.stop();
+    this.converge();
+    return this.result();
+  }
+
+  /** Faults are over: everybody is up, reachable and quick. */
+  healAll(): void {
+    this.world.log("world", "all faults end");
+    this.network.healAll();
+    this.metadata.healAll();
+    for (const peer of this.peers) {
+      peer.syncMs = 0.3;
+      if (peer.process.paused) peer.process.resume();
+      peer.boot();
+    }
+    for (const client of this.clients) if (client.process.paused) client.process.resume();
+  }
+
+  private setUp(): void {
+    const { peerCount, replication, ringType, clientCount } = this.config;
+    const random = this.random.fork("identities");
+    const ids = Array.from({ length: peerCount }, () => parsePeerId(random.uuid()));
+    const members: RingMember[] = ids.map((peerId) => ({ peerId, weight: 1, zone: "" }));
+    const clusterId = this.await("init", async () => {
+      const ring = createRing({ type: ringType, replication, members });
+      const settings = await new ClusterSettings(this.context).init({
+        ...{ blockSizeBytes: 64 * KIB, blockSpec: "crc,base", ring },
+      });
+      return settings.clusterId;
+    });
+    this.addPeers(clusterId, ids);
+    for (const peer of this.peers) peer.boot();
+    this.until("peers serve", SETUP_MS, () => this.peers.every((peer) => peer.serving));
+    this.await("create volume", () => new VolumeAdmin(this.context).create(VOLUME, this.regions.sizeBytes));
+    for (let index = 0; index < clientCount; index += 1)
+      this.clients.push(new SimClient(this.clientMachine(), `client${index + 1}`));
+    for (const client of this.clients) client.boot();
+  }
+
+  private addPeers(clusterId: ClusterId, ids: readonly PeerId[]): void {
+    const { world, network, metadata } = this;
+    for (const [index, peerId] of ids.entries())
+      this.peers.push(new SimPeer({ world, network, metadata, clusterId }, `peer${index + 1}`, peerId, ""));
+  }
+
+  private clientMachine(): ClientMachine {
+    const { world, network, metadata, model, regions, config } = this;
+    const leaseTimes = { ttlMs: config.leaseTtlMs, marginMs: 1_000 };
+    return {
+      ...{ world, network, metadata, model, regions, leaseTimes },
+      ...{ volumeName: VOLUME, volumeOptions: config.volumeOptions },
+    };
+  }
+
+  private converge(): void {
+    this.healAll();
+    for (const client of this.clients) client.wanted = false;
+    this.until("clients close the volume", CONVERGE_MS, () =>
+      this.clients.every((each) => each.volume === undefined),
+    );
+    this.until("peers serve again", CONVERGE_MS, () => this.peers.every((peer) => peer.serving));
+    const verifier = new SimClient({ ...this.clientMachine(), scanOnly: true }, "verifier");
+    verifier.boot();
+    this.until("the volume opens and is read", CONVERGE_MS, () => verifier.counts.closes > 0);
+    if (verifier.counts.scansComplete === 0)
+      throw new Violation("liveness", "the volume opened but could not be read after all faults ended");
+    this.world.log("world", `done: ${this.model.writeCount} writes, ${this.model.readCount} reads`);
+  }
+
+  private until(what: string, withinMs: number, isDone: () => boolean): void {
+    if (this.world.run(this.world.nowMs + withinMs, isDone)) return;
+    throw new Violation("liveness", `${what}: not within ${withinMs / 1000} s after all faults ended`);
+  }
+
+  /** Runs the world until a promise of the administrator's is settled. */
+  private await<T>(what: string, start: () => Promise<T>): T {
+    let outcome: { readonly value: T } | { readonly error: unknown } | undefined;
+    start().then(
+      (value) => {
+        outcome = { value };
+      },
+      (error: unknown) => {
+        outcome = { error };
+      },
+    );
+    this.until(what, SETUP_MS, () => outcome !== undefined);
+    if (outcome !== undefined && "value" in outcome) return outcome.value;
+    throw outcome?.error;
+  }
+
+  private result(): SimulationResult {
+    const counts: Record<string, number> = {};
+    const add = (prefix: string, from: Record<string, number>): void => {
+      for (const [name, count] of Object.entries(from))
+        counts[`${prefix}.${name}`] = (counts[`${prefix}.${name}`] ?? 0) + count;
+    };
+    add("network", this.network.counts);
+    add(METADATA, this.metadata.counts);
+    for (const peer of this.peers) {
+      add("peer", peer.counts);
+      add("disk", peer.disk.counts);
+    }
+    for (const client of this.clients) add("client", client.counts);
+    if (this.faults) add("fault", this.faults.counts);
+    const { readCount, writeCount, flushCount } = this.model;
+    add("model", { reads: readCount, writes: writeCount, flushes: flushCount });
+    return {
+      seed: this.options.seed,
+      traceHash: this.world.trace.hash,
+      traceLines: this.world.trace.lineCount,
+      eventCount: this.world.eventCount,
+      virtualMs: this.world.nowMs,
+      counts,
+    };
+  }
+}
+
+function chooseConfig(random: Prng): SimulationConfig {
+  const peerCount = random.pick([1, 2, 3, 3, 3, 4, 5]);
+  const replication = Math.min(peerCount, random.pick([1, 2, 2, 2, 3]));
+  const writeLevel = random.pick(["all", "all", "all", "quorum", "one"] as const);
+  const volumeOptions: Partial<VolumeOptions> = {
+    writeLevel,
+    readLevel: random.pick(["block", "seq", "spread"] as const),
+    writeBackMs: random.pick([50, 300, 1_000]),
+    sealEarlyBytes: random.pick([8 * KIB, 64 * KIB]),
+    checkpointLogBytes: random.pick([64 * KIB, 512 * KIB, VOLUME_DEFAULTS.checkpointLogBytes]),
+    checkpointIntervalMs: random.pick([500, 3_000, 30_000]),
+    mapBytesMax: random.pick([0, 64 * KIB, VOLUME_DEFAULTS.mapBytesMax]),
+    followAfterMs: random.pick([500, 5_000]),
+    readAheadBytes: random.pick([0, 64 * KIB]),
+  };
+  return {
+    ...{ peerCount, replication, writeLevel, volumeOptions },
+    ringType: random.pick(["table", "rendezvous", "ketama", "mod"] as const),
+    clientCount: random.pick([1, 2, 2, 3]),
+    leaseTtlMs: random.pick([3_000, 8_000, 20_000]),
+  };
+}

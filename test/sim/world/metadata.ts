@@ -1,0 +1,254 @@
+/**
+ * The metadata service of a simulation: the memory store on the world's clock, and for each process a line to it
+ * that is slow, loses requests and answers, stalls behind a partition and delivers watches late or with gaps. What
+ * a caller may conclude is kept exact: a request that surely never arrived is "unreachable", anything else that
+ * went wrong with a transaction is "unknown-outcome".
+ */
+import type { Clock } from "../../../src/base";
+import {
+  type CallOptions,
+  type EmbeddedStore,
+  type KeyValue,
+  type KeyValueStore,
+  type LeaseId,
+  MetaError,
+  openMemoryStore,
+  type RangeResult,
+  type Transaction,
+  type TransactionResult,
+  type Watch,
+  type WatchEvent,
+  type WatchListener,
+  type WatchOptions,
+} from "../../../src/meta";
+import type { SimNetwork } from "./network";
+import type { Prng } from "./prng";
+import type { SimProcess, World } from "./world";
+
+const DEADLINE_MS = 5_000;
+const WATCH_RETRY_MS = 200;
+/** The machine that the metadata service runs on. */
+export const METADATA = "meta";
+
+export interface MetadataWeather {
+  latencyMs: number;
+  lostRequestChance: number;
+  lostReplyChance: number;
+  /** The service does not answer anybody. */
+  stopped: boolean;
+}
+
+export class SimMetadata {
+  readonly weather: MetadataWeather = {
+    latencyMs: 1,
+    lostRequestChance: 0,
+    lostReplyChance: 0,
+    stopped: false,
+  };
+  readonly counts = { calls: 0, lostRequests: 0, lostReplies: 0, deadlines: 0, watchGaps: 0 };
+  readonly inner: EmbeddedStore;
+  readonly random: Prng;
+
+  constructor(
+    readonly world: World,
+    readonly network: SimNetwork,
+  ) {
+    this.random = world.random.fork("metadata");
+    const clock: Clock = {
+      nowMs: () => world.nowMs + 5_000_000,
+      wallMs: () => 1_704_067_200_000 + world.nowMs,
+      schedule: (delayMs, callback) => world.schedule(delayMs, undefined, callback),
+    };
+    this.inner = openMemoryStore(clock, this.random.fork("store"));
+  }
+
+  healAll(): void {
+    Object.assign(this.weather, { latencyMs: 1, lostRequestChance: 0, lostReplyChance: 0, stopped: false });
+  }
+
+  /** The line of one process. */
+  connect(process: SimProcess): KeyValueStore {
+    return new SimMetadataClient(this, process);
+  }
+}
+
+class SimMetadataClient implements KeyValueStore {
+  readonly description = "simulated metadata";
+  private readonly watches = new Set<SimWatch>();
+
+  constructor(
+    private readonly metadata: SimMetadata,
+    private readonly process: SimProcess,
+  ) {}
+
+  get(key: string, options?: CallOptions): Promise<KeyValue | undefined> {
+    return this.call("get", options, () => this.metadata.inner.get(key));
+  }
+
+  range(prefix: string, options?: CallOptions): Promise<RangeResult> {
+    return this.call("range", options, () => this.metadata.inner.range(prefix));
+  }
+
+  transact(transaction: Transaction, options?: CallOptions): Promise<TransactionResult> {
+    return this.call("transact", options, () => this.metadata.inner.transact(transaction));
+  }
+
+  grantLease(ttlMs: number, options?: CallOptions): Promise<LeaseId> {
+    return this.call("grant", options, () => this.metadata.inner.grantLease(ttlMs));
+  }
+
+  keepLeaseAlive(lease: LeaseId, options?: CallOptions): Promise<void> {
+    return this.call("keepalive", options, () => this.metadata.inner.keepLeaseAlive(lease));
+  }
+
+  leaseRemainingMs(lease: LeaseId, options?: CallOptions): Promise<number> {
+    return this.call("lease", options, () => this.metadata.inner.leaseRemainingMs(lease));
+  }
+
+  revokeLease(lease: LeaseId, options?: CallOptions): Promise<void> {
+    return this.call("revoke", options, () => this.metadata.inner.revokeLease(lease));
+  }
+
+  watch(prefix: string, listener: WatchListener, options: WatchOptions = {}): Watch {
+    const watch = new SimWatch(this.metadata, this.process, prefix, listener, options.afterRevision);
+    this.watches.add(watch);
+    return {
+      close: () => {
+        watch.close();
+        this.watches.delete(watch);
+      },
+    };
+  }
+
+  async close(): Promise<void> {
+    for (const watch of this.watches) watch.close();
+    this.watches.clear();
+  }
+
+  private call<T>(what: string, options: CallOptions | undefined, run: () => Promise<T>): Promise<T> {
+    const { metadata, process } = this;
+    const { world, network, weather, random, counts } = metadata;
+    counts.calls += 1;
+    return new Promise<T>((resolve, reject) => {
+      let over = false;
+      const end = (finish: () => void): void => {
+        if (over) return;
+        over = true;
+        deadline.cancel();
+        finish();
+      };
+      const fail = (sent: boolean, reason: string): void => {
+        const unknown = what === "transact" ? "unknown-outcome" : "deadline";
+        const code = sent ? unknown : "unreachable";
+        end(() => reject(new MetaError(code, `Cannot ${what}: ${reason}`, { retryable: true })));
+      };
+      const deadline = world.schedule(options?.deadlineMs ?? DEADLINE_MS, process, () => {
+        counts.deadlines += 1;
+        fail(true, "no answer in time");
+      });
+      options?.signal?.addEventListener("abort", () => end(() => reject(options.signal?.reason)));
+      const travelMs = (): number => 0.05 + random.delayMs(weather.latencyMs);
+      world.schedule(travelMs(), undefined, () => {
+        if (!process.alive || over) return;
+        if (random.chance(weather.lostRequestChance)) {
+          counts.lostRequests += 1;
+          world.schedule(travelMs(), process, () => fail(random.chance(0.5), "connection lost"));
+          return;
+        }
+        // A stopped or cut-off service keeps the caller waiting until the deadline.
+        if (weather.stopped || network.isBlocked(process.name, METADATA)) return;
+        const answer = (finish: () => void): void => {
+          world.schedule(travelMs(), process, () => {
+            if (network.isBlocked(METADATA, process.name)) return;
+            if (random.chance(weather.lostReplyChance)) {
+              counts.lostReplies += 1;
+              fail(true, "connection lost");
+            } else end(finish);
+          });
+        };
+        run().then(
+          (value) => answer(() => resolve(value)),
+          (error: unknown) => answer(() => reject(error)),
+        );
+      });
+    });
+  }
+}
+
+/** A watch that is re-established after every cut: where it stood if history reaches back, else by a snapshot. */
+class SimWatch {
+  private inner: Watch | undefined;
+  private position: number | undefined;
+  private closed = false;
+  private broken = false;
+  private lastArrivalMs = 0;
+  private generation = 0;
+
+  constructor(
+    private readonly metadata: SimMetadata,
+    private readonly process: SimProcess,
+    private readonly prefix: string,
+    private readonly listener: WatchListener,
+    afterRevision: number | undefined,
+  ) {
+    this.position = afterRevision;
+    this.start();
+  }
+
+  close(): void {
+    this.closed = true;
+    this.inner?.close();
+  }
+
+  private start(): void {
+    const { metadata, process } = this;
+    const { network, weather } = metadata;
+    if (this.closed || !process.alive) return;
+    if (
+      weather.stopped ||
+      network.isBlocked(process.name, METADATA) ||
+      network.isBlocked(METADATA, process.name)
+    ) {
+      metadata.world.schedule(WATCH_RETRY_MS, process, () => this.start());
+      return;
+    }
+    this.generation += 1;
+    const { generation } = this;
+    this.broken = false;
+    const gap = this.position !== undefined && metadata.random.chance(0.5);
+    if (gap) metadata.counts.watchGaps += 1;
+    this.inner = metadata.inner.watch(
+      this.prefix,
+      {
+        onSnapshot: (entries, revision) =>
+          this.deliver(generation, revision, () => this.listener.onSnapshot(entries, revision)),
+        onEvents: (events: readonly WatchEvent[], revision) =>
+          this.deliver(generation, revision, () => this.listener.onEvents(events, revision)),
+        onConnection: () => this.deliver(generation, undefined, () => this.listener.onConnection?.(true)),
+      },
+      this.position === undefined || gap ? {} : { afterRevision: this.position },
+    );
+  }
+
+  private deliver(generation: number, revision: number | undefined, run: () => void): void {
+    const { world, network, random, weather } = this.metadata;
+    const arrivalMs = Math.max(this.lastArrivalMs, world.nowMs + 0.05 + random.delayMs(weather.latencyMs));
+    this.lastArrivalMs = arrivalMs;
+    world.schedule(arrivalMs - world.nowMs, this.process, () => {
+      if (this.closed || generation !== this.generation || this.broken) return;
+      if (weather.stopped || network.isBlocked(METADATA, this.process.name)) {
+        this.break();
+        return;
+      }
+      run();
+      if (revision !== undefined) this.position = revision;
+    });
+  }
+
+  private break(): void {
+    this.broken = true;
+    this.inner?.close();
+    this.listener.onConnection?.(false);
+    this.metadata.world.schedule(WATCH_RETRY_MS, this.process, () => this.start());
+  }
+}
