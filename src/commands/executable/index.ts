@@ -1,2 +1,2 @@
-export { type BuildInfo, buildInfo, isCompiled } from "./build-info";
+export { buildInfo } from "./build-info";
 export { workerEntry } from "./worker-entry";

@@ -1,3 +1,3 @@
-export { dispatch, type FoundCommand, findCommand, wordsFor } from "./dispatch";
-export { type ErrorReport, reportError } from "./report";
+export { dispatch, findCommand, wordsFor } from "./dispatch";
+export { reportError } from "./report";
 export { rootCommand } from "./root";

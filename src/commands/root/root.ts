@@ -8,6 +8,11 @@ import type { AnyCommand } from "../cli";
 export const rootCommand: AnyCommand = defineCommand({
   meta: { name: "torus", description: "Distributed block storage in one executable" },
   subCommands: {
+    ringtool: () => import("../ringtool").then((module) => module.ringtoolCommand),
+    daemon: () => import("../daemon").then((module) => module.daemonCommand),
+    ctl: () => import("../ctl").then((module) => module.ctlCommand),
+    blk: () => import("../blk").then((module) => module.blkCommand),
+    ringtool: () => import("../ringtool").then((module) => module.ringtoolCommand),
     version: () => import("../version").then((module) => module.versionCommand),
   },
 });

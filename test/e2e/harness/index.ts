@@ -15,10 +15,9 @@ export {
   tcpUri,
   unixUri,
 } from "./clients";
-export { Cluster, type ClusterOptions, Daemon, NbdServer, type PeerScheme } from "./cluster";
-export { Etcd } from "./etcd";
+export { Cluster, type NbdServer, type PeerScheme } from "./cluster";
 export { freePort } from "./ports";
-export { type CommandResult, ManagedProcess, waitFor } from "./process";
+export { type CommandResult, waitFor } from "./process";
 export { openScene, Scene } from "./scene";
 export { bytesReceivedAt } from "./traffic";
 export { startStampWriter, verifyStamps } from "./stamps";
