@@ -102,7 +102,7 @@ export const peerListCommand = leaf({
 });
 
 /** A peer by UUID, by an unambiguous beginning of it, or by address with or without scheme. */
-export function findPeer(peers: readonly PeerEntry[], text: string): PeerEntry {
+export function findPeer<Peer extends PeerEntry>(peers: readonly Peer[], text: string): Peer {
   const bare = text.replace(/^[a-z]+:\/\//, "");
   const found = peers.filter(
     (peer) =>
@@ -110,7 +110,7 @@ export function findPeer(peers: readonly PeerEntry[], text: string): PeerEntry {
       (text.length >= 4 && peer.peerId.startsWith(text.toLowerCase())) ||
       peer.address.replace(/^[a-z]+:\/\//, "") === bare,
   );
-  if (found.length === 1) return found[0] as PeerEntry;
+  if (found.length === 1) return found[0] as Peer;
   if (found.length > 1) throw new UsageError(`"${text}" names ${found.length} peers: give the whole UUID`);
   throw new CommandError("not-found", `Cannot find peer "${text}": see torus ctl peer list`);
 }

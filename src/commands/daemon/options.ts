@@ -4,8 +4,8 @@
  */
 import { readFile } from "node:fs/promises";
 import type { ArgsDef } from "citty";
-import { parseDuration, parseSize } from "../../base/index";
-import { CommandError, metaArgs, UsageError } from "../cli/index";
+import { parseDuration, parseRate, parseSize, parseSizeOrShare, type SizeOrShare } from "../../base";
+import { CommandError, metaArgs, UsageError } from "../cli";
 
 export const daemonArgs = {
   "data-dir": {
@@ -13,7 +13,12 @@ export const daemonArgs = {
     description: "Where blocks are kept (default ./torus-data)",
     valueHint: "DIR",
   },
-  size: { type: "string", description: "Space to use: 20GiB, or 80% of the file system", valueHint: "SIZE" },
+  size: {
+    type: "string",
+    description:
+      "Space to use: 20GiB, or 80% of the file system (default: up to 20GiB, half of what is free)",
+    valueHint: "SIZE",
+  },
   "peer-address": {
     type: "string",
     description: "Where this peer serves blocks: adp://HOST:PORT (default) or http://HOST:PORT",
@@ -82,8 +87,8 @@ export type WriteLevel = "all" | "quorum" | "one" | "local";
 
 export interface DaemonOptions {
   readonly dataDirectory: string;
-  /** Bytes, or a share of the file system in (0, 1]. */
-  readonly size: { readonly bytes: number } | { readonly share: number };
+  /** Undefined: what the store has, or for a new one what suits the file system. */
+  readonly size: SizeOrShare | undefined;
   readonly peerAddress: URL;
   readonly host: string;
   readonly port: number;
@@ -106,7 +111,6 @@ export interface DaemonOptions {
   readonly debug: boolean;
 }
 
-const SIZE_DEFAULT = "20GiB";
 const SIZE_MIN_BYTES = 64 * 1024 * 1024;
 
 /** Reads a configuration file; keys are the flags' names. */
@@ -138,15 +142,11 @@ export async function readDaemonConfig(path: string): Promise<DaemonFlags> {
   return flags;
 }
 
-function parseSizeOrShare(text: string): DaemonOptions["size"] {
-  if (text.endsWith("%")) {
-    const share = Number(text.slice(0, -1)) / 100;
-    if (!(share > 0 && share <= 1)) throw new UsageError(`Cannot use --size ${text}: give 1% to 100%`);
-    return { share };
-  }
-  const bytes = parseSize(text);
-  if (bytes < SIZE_MIN_BYTES) throw new UsageError(`Cannot use --size ${text}: a peer needs at least 64 MiB`);
-  return { bytes };
+function parseStoreSize(text: string): SizeOrShare {
+  const size = parseSizeOrShare(text);
+  if (size.kind === "bytes" && size.bytes < SIZE_MIN_BYTES)
+    throw new UsageError(`Cannot use --size ${text}: a peer needs at least 64 MiB`);
+  return size;
 }
 
 function parsePeerAddress(text: string): URL {
@@ -199,7 +199,7 @@ export async function parseDaemonOptions(flags: DaemonFlags): Promise<DaemonOpti
   const on = (name: keyof typeof daemonArgs) => value(name) === true || value(name) === "true";
   return {
     dataDirectory: text("data-dir") ?? "./torus-data",
-    size: parseSizeOrShare(text("size") ?? SIZE_DEFAULT),
+    size: text("size") === undefined ? undefined : parseStoreSize(text("size") ?? ""),
     peerAddress: parsePeerAddress(text("peer-address") ?? "adp://127.0.0.1:0"),
     host: text("host") ?? "127.0.0.1",
     port: parsePort(text("port") ?? "4321"),
@@ -212,7 +212,7 @@ export async function parseDaemonOptions(flags: DaemonFlags): Promise<DaemonOpti
     nbd: text("nbd"),
     tls: parseTls(text),
     scrubIntervalMs: parseDuration(text("scrub-interval") ?? "7d"),
-    rebalanceBytesPerSecond: parseSize(text("rebalance-rate") ?? "100MiB"),
+    rebalanceBytesPerSecond: parseRate(text("rebalance-rate") ?? "100MiB"),
     readCacheBytes: parseSize(text("read-cache-size") ?? "64MiB"),
     writeCacheBytes: parseSize(text("write-cache-size") ?? "32MiB"),
     readLevel: (text("read-level") ?? "block") as ReadLevel,

@@ -5,6 +5,7 @@
  * both threads share, because every read of a volume looks at one.
  */
 import { assert, type Clock, TorusError } from "../../base";
+import { resolveStreamAddress } from "../../base/io";
 import type {
   ClusterView,
   CollectionView,
@@ -83,11 +84,34 @@ interface OpenSession {
   stopDeadlines(): void;
 }
 
+const RESOLVE_TIMEOUT_MS = 3_000;
+
+/** The worker's sockets take numbers only; a host that can't be found now keeps its name and can't be reached. */
+async function withNumericAddresses(view: ClusterView): Promise<ClusterView> {
+  const peers = await Promise.all(
+    view.peers.map(async (peer) => {
+      const match = /^(adp:\/\/)(.+)$/.exec(peer.address);
+      if (match === null) return peer;
+      try {
+        const numeric = await resolveStreamAddress(match[2] as string, RESOLVE_TIMEOUT_MS);
+        return { ...peer, address: `adp://${numeric}` };
+      } catch {
+        // The peer counts as unreachable until its name can be found; the next change of the cluster tries again.
+        return peer;
+      }
+    }),
+  );
+  return { ...view, peers };
+}
+
 /** The main thread's end. */
 export class RegistryServer {
   readonly deadlines = new SharedArrayBuffer(SESSIONS_MAX * 8);
   readonly #deadlineValues = new Float64Array(this.deadlines);
   readonly #sessions = new Map<SessionId, OpenSession>();
+  #view: ClusterView | undefined;
+  #viewTurn = 0;
+  #stopFollowing = () => {};
   #emit: <Name extends keyof RegistryEvents>(name: Name, payload: RegistryEvents[Name]) => void = () => {};
 
   constructor(
@@ -95,17 +119,35 @@ export class RegistryServer {
     private readonly clock: Clock,
   ) {}
 
+  /** Resolves when the hosts of all peers were looked up once. */
+  async ready(): Promise<void> {
+    this.#view = await withNumericAddresses(this.registry.cluster());
+  }
+
   /** Starts delivering events; called once the worker runs. */
   connect(
     emit: <Name extends keyof RegistryEvents>(name: Name, payload: RegistryEvents[Name]) => void,
   ): void {
     this.#emit = emit;
-    this.registry.onClusterChange((view) => this.#emit("clusterChanged", view));
-    this.#emit("clusterChanged", this.registry.cluster());
+    this.#stopFollowing = this.registry.onClusterChange((view) => this.#follow(view));
+    this.#follow(this.registry.cluster());
   }
 
   state(): SharedRegistryState {
-    return { deadlines: this.deadlines, cluster: this.registry.cluster() };
+    return { deadlines: this.deadlines, cluster: this.#view ?? this.registry.cluster() };
+  }
+
+  close(): void {
+    this.#stopFollowing();
+    for (const id of [...this.#sessions.keys()]) this.#remove(id);
+  }
+
+  /** Views are told in order, each once its hosts are looked up; the next change makes up for one that is late. */
+  #follow(view: ClusterView): void {
+    const turn = ++this.#viewTurn;
+    void withNumericAddresses(view).then((numeric) => {
+      if (turn === this.#viewTurn) this.#emit("clusterChanged", numeric);
+    });
   }
 
   get openCount(): number {

@@ -12,7 +12,6 @@ export const rootCommand: AnyCommand = defineCommand({
     daemon: () => import("../daemon").then((module) => module.daemonCommand),
     ctl: () => import("../ctl").then((module) => module.ctlCommand),
     blk: () => import("../blk").then((module) => module.blkCommand),
-    ringtool: () => import("../ringtool").then((module) => module.ringtoolCommand),
     version: () => import("../version").then((module) => module.versionCommand),
   },
 });

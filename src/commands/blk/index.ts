@@ -1,0 +1,7 @@
+/** `torus blk`: volumes on this machine. */
+import { group } from "../cli";
+import { nbdserveCommand } from "./nbdserve";
+
+export const blkCommand = group("blk", "Use volumes on this machine", {
+  nbdserve: nbdserveCommand,
+});

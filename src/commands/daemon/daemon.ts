@@ -1,0 +1,290 @@
+/**
+ * A running daemon: metadata, data path, registration, ring membership, heartbeat, admin server; started in that
+ * order, ended in the reverse. Whatever fails at the start ends it with one line.
+ */
+import { mkdirSync } from "node:fs";
+import { hostname, networkInterfaces } from "node:os";
+import { join } from "node:path";
+import { formatSize, type Incarnation, type PeerId, TorusError } from "../../base";
+import { systemClock, systemRandom } from "../../base/io";
+import { type ClusterSettingsRecord, isMetaError, MetaRegistry, type PeerRegistration } from "../../meta";
+import { MetaServiceHandler } from "../../net";
+import { createRing } from "../../ring";
+import { changeRing, type Metadata, metadataOver, type MetaLocation, openStore } from "../cli";
+import { DataPlane, type DataPlaneStatus } from "../data-plane";
+import { type AdminServer, type Readiness, startAdminServer } from "./http";
+import type { Logger } from "./log";
+import { renderMetrics } from "./metrics";
+import type { DaemonOptions } from "./options";
+import { peerIdentity } from "./peer-identity";
+import { chooseStoreSize } from "./space";
+
+const HEARTBEAT_MS = 2_000;
+/** Locks of volumes this daemon exports: how long an open waits for a crashed holder. */
+const WAIT_FOR_LOCK_MS = 20_000;
+export const VOLUME_LEASE_TIMES = { ttlMs: 15_000, marginMs: 2_000 };
+const BLOCK_SIZE_DEFAULT = 512 * 1024;
+/** Registrations of a daemon that was killed end by themselves. */
+const REGISTER_WAIT_MS = 20_000;
+const REGISTER_RETRY_MS = 500;
+
+export interface DaemonDependencies {
+  readonly options: DaemonOptions;
+  readonly location: MetaLocation;
+  /** The metadata is this daemon's own: initialise, join, serve it to others. */
+  readonly embedded: boolean;
+  readonly logger: Logger;
+  readonly onFatal: (error: TorusError) => void;
+}
+
+export class Daemon {
+  readonly #dependencies: DaemonDependencies;
+  #metadata: Metadata | undefined;
+  #plane: DataPlane | undefined;
+  #registry: MetaRegistry | undefined;
+  #registration: PeerRegistration | undefined;
+  #admin: AdminServer | undefined;
+  #heartbeat: { cancel(): void } | undefined;
+  #stopped = false;
+  #notReady: string[] = ["starting"];
+
+  constructor(dependencies: DaemonDependencies) {
+    this.#dependencies = dependencies;
+  }
+
+  get adminUrl(): string | undefined {
+    return this.#admin?.url;
+  }
+
+  async start(): Promise<void> {
+    const { options, location, logger } = this.#dependencies;
+    mkdirSync(options.dataDirectory, { recursive: true });
+    const metadata = metadataOver(await openStore(location));
+    this.#metadata = metadata;
+    const settings = await this.#settings(metadata);
+    this.#admin = this.#startAdmin(metadata);
+    logger.log("info", `Cluster ${settings.clusterId}, metadata in ${metadata.context.store.description}`);
+    const plane = await DataPlane.start({
+      onLog: ({ level, message }) => logger.log(level, message),
+      onFatal: this.#dependencies.onFatal,
+    });
+    this.#plane = plane;
+    const peerId = await this.#openStorage(plane, metadata, settings);
+    this.#registry = await MetaRegistry.start(metadata.context, { leaseTimes: VOLUME_LEASE_TIMES });
+    await plane.connectRegistry(this.#registry, metadata, {
+      blockSizeBytes: settings.blockSizeBytes,
+      readCacheBytes: options.readCacheBytes,
+      writeCacheBytes: options.writeCacheBytes,
+      volume: { readLevel: options.readLevel, writeLevel: writeLevel(options.writeLevel) },
+      waitForLockMs: WAIT_FOR_LOCK_MS,
+      peerId,
+    });
+    if (options.autoJoin || this.#dependencies.embedded) await this.#join(metadata, peerId);
+    if (options.nbd !== undefined) {
+      const { addresses } = await plane.openFrontEnd({
+        listen: [options.nbd],
+        only: undefined,
+        keepOpen: [],
+      });
+      logger.log("info", `NBD exports on ${addresses.join(", ")}`);
+    }
+    this.#beat();
+    this.#notReady = [];
+    logger.log("info", `Ready: admin on ${this.#admin.url}, peer ${peerId}`);
+  }
+
+  /** Ends in order; may be called at any point of the start. */
+  async stop(): Promise<void> {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.#notReady = ["stopping"];
+    this.#heartbeat?.cancel();
+    try {
+      await this.#plane?.stop();
+    } finally {
+      await this.#registration?.close().catch((error: unknown) => {
+        this.#dependencies.logger.log(
+          "warn",
+          `The registration stays until its lease ends: ${messageOf(error)}`,
+        );
+      });
+      this.#registry?.clusterWatch.close();
+      await this.#admin?.stop();
+      await this.#metadata?.context.store.close();
+    }
+  }
+
+  async #settings(metadata: Metadata): Promise<ClusterSettingsRecord> {
+    const found = await metadata.settings.find();
+    if (found !== undefined) return found;
+    const { embedded, options, logger } = this.#dependencies;
+    if (!embedded && !options.debugInit) return metadata.settings.get();
+    const { version: _, ...ring } = createRing({ type: "empty", replication: 1, members: [] });
+    try {
+      const made = await metadata.settings.init({
+        blockSizeBytes: BLOCK_SIZE_DEFAULT,
+        blockSpec: "crc,base",
+        ring,
+      });
+      logger.log("info", `Initialised cluster ${made.clusterId}`);
+      return made;
+    } catch (error) {
+      // Another daemon started at the same time.
+      if (isMetaError(error, "already-initialised")) return metadata.settings.get();
+      throw error;
+    }
+  }
+
+  /** Opens the store, says who this is, and takes a new incarnation when the disk was rolled back (R5). */
+  async #openStorage(plane: DataPlane, metadata: Metadata, settings: ClusterSettingsRecord): Promise<PeerId> {
+    const { options, logger } = this.#dependencies;
+    const directory = join(options.dataDirectory, "blocks");
+    const sizeBytes = chooseStoreSize(directory, options.size);
+    const peerId = await peerIdentity(options.dataDirectory);
+    const address = options.peerAddress;
+    if (address.protocol !== "adp:")
+      throw new TorusError("unsupported", `Cannot serve blocks over ${address.protocol}// yet: use adp://`);
+    const opened = await plane.openStorage({
+      directory,
+      sizeBytes,
+      clusterId: settings.clusterId,
+      peerId,
+      blockSizeBytes: settings.blockSizeBytes,
+      listen: [`${address.hostname}:${address.port === "" ? 0 : address.port}`],
+      acceptLoss: false,
+    });
+    const advertised = advertisedAddress(address, opened.addresses[0] ?? "");
+    logger.log(
+      "info",
+      `Store in ${directory}: ${formatSize(opened.usedBytes)} of ${formatSize(opened.capacityBytes)} used; serving on ${advertised}`,
+    );
+    const description = {
+      peerId,
+      address: advertised,
+      bootCount: opened.bootCount,
+      capacityBytes: opened.capacityBytes,
+      usedBytes: opened.usedBytes,
+      ...(options.zone === "" ? {} : { zone: options.zone }),
+      ...(options.weight === undefined ? {} : { weight: options.weight }),
+    };
+    try {
+      this.#registration = await this.#register(metadata, {
+        ...description,
+        incarnation: opened.incarnation,
+      });
+    } catch (error) {
+      if (!isMetaError(error, "peer-rolled-back")) throw error;
+      const incarnation = systemRandom.hex(8) as Incarnation;
+      logger.log("warn", `${error.message}; going on as a new disk, incarnation ${incarnation}`);
+      await plane.renewIncarnation(incarnation);
+      this.#registration = await this.#register(metadata, { ...description, incarnation });
+    }
+    this.#registration.onLost((reason) =>
+      this.#dependencies.onFatal(
+        new TorusError("registration-lost", `Cannot go on as peer ${peerId}: ${reason}`),
+      ),
+    );
+    return peerId;
+  }
+
+  /** Waits for the registration of a killed predecessor to end. */
+  async #register(
+    metadata: Metadata,
+    description: Parameters<Metadata["peers"]["register"]>[0],
+  ): Promise<PeerRegistration> {
+    const endMs = systemClock.nowMs() + REGISTER_WAIT_MS;
+    for (;;) {
+      try {
+        return await metadata.peers.register(description);
+      } catch (error) {
+        if (!isMetaError(error, "peer-registered") || systemClock.nowMs() > endMs) throw error;
+        this.#notReady = [error.message];
+        await Bun.sleep(REGISTER_RETRY_MS);
+      }
+    }
+  }
+
+  /** Adds this peer to the ring, unless it is a member. */
+  async #join(metadata: Metadata, peerId: PeerId): Promise<void> {
+    if ((await metadata.ring.current()).members.some((member) => member.peerId === peerId)) return;
+    const { weight, zone } = await metadata.peers.get(peerId);
+    const ring = await changeRing(metadata, { kind: "add", members: [{ peerId, weight, zone }] });
+    this.#dependencies.logger.log("info", `Joined the ring, which is at version ${ring.version}`);
+  }
+
+  #beat(): void {
+    if (this.#stopped) return;
+    this.#report()
+      .catch((error: unknown) => {
+        this.#dependencies.logger.log("warn", `Cannot report this peer's state: ${messageOf(error)}`);
+      })
+      .finally(() => {
+        this.#heartbeat = systemClock.schedule(HEARTBEAT_MS, () => this.#beat());
+      });
+  }
+
+  async #report(): Promise<void> {
+    const { storage } = await this.#required().status();
+    if (storage === undefined) return;
+    const { usedBytes, capacityBytes, blockCount, suspectCount, ringVersion } = storage.peer;
+    await this.#registration?.report({
+      usedBytes,
+      capacityBytes,
+      statistics: { blockCount, suspectCount, ringVersion },
+    });
+  }
+
+  #required(): DataPlane {
+    if (this.#plane === undefined)
+      throw new TorusError("not-open", "Cannot ask the data path: it is not open yet");
+    return this.#plane;
+  }
+
+  #readiness(): Readiness {
+    return { ready: this.#notReady.length === 0, reasons: this.#notReady };
+  }
+
+  #startAdmin(metadata: Metadata): AdminServer {
+    const { options, embedded } = this.#dependencies;
+    return startAdminServer({
+      host: options.host,
+      port: options.port,
+      metaService: embedded
+        ? new MetaServiceHandler({ store: metadata.context.store, clock: systemClock })
+        : undefined,
+      readiness: () => this.#readiness(),
+      status: () => this.#status(),
+      metrics: async () => renderMetrics(await this.#status()),
+    });
+  }
+
+  async #status(): Promise<DataPlaneStatus> {
+    return this.#required().status();
+  }
+}
+
+function writeLevel(level: DaemonOptions["writeLevel"]): "all" | "quorum" | "one" {
+  if (level === "local")
+    throw new TorusError("unsupported", "Cannot use write level local here: it belongs to a client", {
+      exitCode: 2,
+    });
+  return level;
+}
+
+/** What others dial: the given host with the port that was bound; a wildcard becomes the first real address. */
+export function advertisedAddress(given: URL, bound: string): string {
+  const port = bound.slice(bound.lastIndexOf(":") + 1);
+  const wildcard = given.hostname === "0.0.0.0" || given.hostname === "[::]";
+  return `${given.protocol}//${wildcard ? firstAddress() : given.hostname}:${port}`;
+}
+
+function firstAddress(): string {
+  for (const addresses of Object.values(networkInterfaces()))
+    for (const { address, internal, family } of addresses ?? [])
+      if (!internal && family === "IPv4") return address;
+  return hostname();
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

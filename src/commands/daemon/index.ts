@@ -1,0 +1,63 @@
+/** `torus daemon`: a peer, and alone also the metadata. */
+import { join } from "node:path";
+import type { TorusError } from "../../base";
+import { leaf, type MetaFlags, resolveMetaLocation } from "../cli";
+import { Daemon } from "./daemon";
+import { makeLogger } from "./log";
+import { type DaemonFlags, daemonArgs, parseDaemonOptions } from "./options";
+
+export { VOLUME_LEASE_TIMES } from "./daemon";
+export { makeLogger } from "./log";
+
+export const daemonCommand = leaf({
+  name: "daemon",
+  description: "Store blocks for the cluster; alone, with no flags, also keep its metadata",
+  examples: [
+    "torus daemon",
+    "torus daemon --meta etcd://10.0.0.1:2379 --data-dir /var/lib/torus --size 500GiB --peer-address adp://0.0.0.0:40000 --auto-join",
+  ],
+  args: daemonArgs,
+  async run(args) {
+    const options = await parseDaemonOptions(args as DaemonFlags);
+    const embeddedUrl = `sqlite:${join(options.dataDirectory, "meta.db")}`;
+    const location = await resolveMetaLocation(args as MetaFlags, embeddedUrl);
+    const logger = makeLogger(options.logFormat, options.logLevel);
+    let fail: (error: TorusError) => void = () => {};
+    const ended = new Promise<void>((resolve, reject) => {
+      fail = reject;
+      for (const signal of ["SIGTERM", "SIGINT"] as const)
+        process.once(signal, () => {
+          logger.log("info", `Stopping on ${signal}`);
+          resolve();
+        });
+    });
+    const daemon = new Daemon({
+      options,
+      location,
+      embedded: location.url === embeddedUrl,
+      logger,
+      onFatal: fail,
+    });
+    // Awaited from the beginning: a failure during the start must not go unseen.
+    const outcome = ended.then(
+      () => undefined,
+      (error: TorusError) => error,
+    );
+    const starting = daemon.start().then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+    const first = await Promise.race([outcome.then(() => "ended" as const), starting]);
+    if (first !== undefined && first !== "ended") {
+      await daemon.stop().catch(() => undefined);
+      throw first;
+    }
+    const failure = await outcome;
+    if (failure !== undefined) {
+      logger.log("error", failure.message);
+      throw failure;
+    }
+    await daemon.stop();
+    logger.log("info", "Stopped");
+  },
+});

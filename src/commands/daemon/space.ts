@@ -1,0 +1,38 @@
+/** How much of a file system a store takes when nobody said. */
+import { mkdirSync, readdirSync, statfsSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { formatSize, type SizeOrShare } from "../../base";
+import { CommandError } from "../cli";
+
+const SIZE_DEFAULT_MAX = 20 * 2 ** 30;
+const SIZE_MIN = 64 * 2 ** 20;
+
+/** Bytes that files in the store's directory take already: a restart must not count them as taken by others. */
+function storedBytes(directory: string): number {
+  return readdirSync(directory).reduce((sum, name) => sum + statSync(join(directory, name)).size, 0);
+}
+
+/** Bytes for the store in `directory`, which is made. Throws when the file system can't give them. */
+export function chooseStoreSize(directory: string, size: SizeOrShare | undefined): number {
+  mkdirSync(directory, { recursive: true });
+  const { bsize, blocks, bavail } = statfsSync(directory);
+  const have = storedBytes(directory);
+  const available = bavail * bsize + have;
+  if (size?.kind === "bytes") {
+    if (size.bytes > available)
+      throw new CommandError(
+        "io",
+        `Cannot use ${formatSize(size.bytes)} in ${directory}: its file system has ${formatSize(available)} free; give a smaller --size`,
+      );
+    return size.bytes;
+  }
+  if (size?.kind === "share") return Math.min(available, Math.floor((blocks * bsize * size.percent) / 100));
+  if (have >= SIZE_MIN) return have;
+  const chosen = Math.min(SIZE_DEFAULT_MAX, Math.floor(available / 2));
+  if (chosen < SIZE_MIN)
+    throw new CommandError(
+      "io",
+      `Cannot keep blocks in ${directory}: its file system has only ${formatSize(available)} free`,
+    );
+  return chosen;
+}

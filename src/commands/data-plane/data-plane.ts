@@ -1,0 +1,206 @@
+/**
+ * The main thread's hold on the data path: starts the sync thread and the data worker, connects the worker to the
+ * metadata, and ends both in order.
+ */
+import { hostname } from "node:os";
+import { type Incarnation, type PeerId, TorusError } from "../../base";
+import {
+  type LoopWorker,
+  startLoopWorker,
+  startSyncThread,
+  type SyncThread,
+  systemClock,
+} from "../../base/io";
+import type { DeviceDescription } from "../../blockdev";
+import type { VolumeRegistry } from "../../engine";
+import type { VolumeOptions } from "../../engine/volume";
+import { PAGE_BYTES } from "../../engine/block";
+import type { Metadata } from "../cli";
+import { workerEntry } from "../executable";
+import { RegistryServer } from "./registry-rpc";
+import { holderName, parseExportName } from "./volume-directory";
+import type {
+  DataPlaneStatus,
+  DataWorkerEvents,
+  DataWorkerMethods,
+  FrontEndConfig,
+  MainEvents,
+  MainMethods,
+  StorageConfig,
+  StorageOpened,
+} from "./worker-api";
+
+const START_TIMEOUT_MS = 20_000;
+/** Reading back a large store, reserving its space. */
+const STORAGE_TIMEOUT_MS = 600_000;
+/** Opening volumes waits for locks and peers. */
+const FRONT_END_TIMEOUT_MS = 300_000;
+const STATUS_TIMEOUT_MS = 5_000;
+const STOP_TIMEOUT_MS = 60_000;
+
+export interface DataPlaneOptions {
+  readonly onLog: (event: DataWorkerEvents["log"]) => void;
+  /** The data path can't go on: say so and end the process. */
+  readonly onFatal: (error: TorusError) => void;
+}
+
+export interface ClientSettings {
+  readonly blockSizeBytes: number;
+  readonly readCacheBytes: number;
+  readonly writeCacheBytes: number;
+  readonly volume: Partial<VolumeOptions>;
+  readonly waitForLockMs: number;
+  readonly peerId?: PeerId;
+}
+
+type Worker = LoopWorker<MainMethods, DataWorkerMethods, MainEvents, DataWorkerEvents>;
+
+export class DataPlane {
+  #registry: RegistryServer | undefined;
+  #metadata: Metadata | undefined;
+
+  private constructor(
+    private readonly options: DataPlaneOptions,
+    private readonly syncThread: SyncThread,
+  ) {}
+
+  #worker!: Worker;
+
+  static async start(options: DataPlaneOptions): Promise<DataPlane> {
+    const syncThread = startSyncThread(workerEntry("sync-worker"), (error) => options.onFatal(error));
+    const plane = new DataPlane(options, syncThread);
+    try {
+      plane.#worker = await startLoopWorker({
+        url: workerEntry("data-worker"),
+        name: "data worker",
+        data: { syncChannel: syncThread.channel },
+        methods: plane.#methods(),
+        startTimeoutMs: START_TIMEOUT_MS,
+        onFailure: options.onFatal,
+      });
+    } catch (error) {
+      await syncThread.stop();
+      throw error;
+    }
+    plane.#worker.endpoint.on("log", options.onLog);
+    plane.#worker.endpoint.on("storePoisoned", ({ reason }) =>
+      options.onFatal(new TorusError("store-failed", reason)),
+    );
+    return plane;
+  }
+
+  openStorage(config: StorageConfig): Promise<StorageOpened> {
+    return this.#worker.endpoint.call("openStorage", config, STORAGE_TIMEOUT_MS);
+  }
+
+  renewIncarnation(incarnation: Incarnation): Promise<void> {
+    return this.#worker.endpoint.call("renewIncarnation", incarnation);
+  }
+
+  /** Lets the worker open volumes. */
+  async connectRegistry(
+    registry: VolumeRegistry,
+    metadata: Metadata,
+    settings: ClientSettings,
+  ): Promise<void> {
+    const server = new RegistryServer(registry, systemClock);
+    this.#registry = server;
+    this.#metadata = metadata;
+    await server.ready();
+    await this.#worker.endpoint.call("connectRegistry", {
+      registry: server.state(),
+      holder: holderName(hostname(), process.pid, settings.peerId),
+      blockSizeBytes: settings.blockSizeBytes,
+      readCacheBytes: settings.readCacheBytes,
+      writeCacheBytes: settings.writeCacheBytes,
+      volume: settings.volume,
+      waitForLockMs: settings.waitForLockMs,
+    });
+    server.connect((name, payload) => this.#worker.endpoint.emit(name, payload));
+  }
+
+  openFrontEnd(config: FrontEndConfig): Promise<{ readonly addresses: readonly string[] }> {
+    return this.#worker.endpoint.call("openFrontEnd", config, FRONT_END_TIMEOUT_MS);
+  }
+
+  status(): Promise<DataPlaneStatus> {
+    return this.#worker.endpoint.call("status", undefined, STATUS_TIMEOUT_MS);
+  }
+
+  /** Drains requests, detaches volumes, syncs, ends the threads. Throws when a volume could not be detached. */
+  async stop(): Promise<void> {
+    try {
+      await this.#worker.stop(STOP_TIMEOUT_MS);
+    } finally {
+      this.#registry?.close();
+      await this.syncThread.stop();
+    }
+  }
+
+  #methods(): MainMethods {
+    const registry = () => {
+      if (this.#registry === undefined)
+        throw new TorusError("not-open", "Cannot reach the metadata: it is not connected");
+      return this.#registry.methods;
+    };
+    return {
+      openVolume: (argument) => registry().openVolume(argument),
+      openSnapshot: (argument) => registry().openSnapshot(argument),
+      closeSnapshot: (session) => registry().closeSnapshot(session),
+      commitHead: (argument) => registry().commitHead(argument),
+      commitDetach: (argument) => registry().commitDetach(argument),
+      commitSnapshot: (argument) => registry().commitSnapshot(argument),
+      rejectRequest: (argument) => registry().rejectRequest(argument),
+      followSession: (session) => registry().followSession(session),
+      abandon: (session) => registry().abandon(session),
+      collectionView: (argument) => registry().collectionView(argument),
+      ringAt: (version) => registry().ringAt(version),
+      listExports: () => this.#listExports(),
+      describeExport: (name) => this.#describeExport(name),
+    };
+  }
+
+  #required(): Metadata {
+    if (this.#metadata === undefined)
+      throw new TorusError("not-open", "Cannot reach the metadata: it is not connected");
+    return this.#metadata;
+  }
+
+  async #listExports(): Promise<DeviceDescription[]> {
+    const metadata = this.#required();
+    const { volumes } = await metadata.volumes.list();
+    const exports: DeviceDescription[] = [];
+    for (const volume of volumes) {
+      exports.push(describe(volume.name, volume.sizeBytes, false));
+      if (volume.snapshotCount === 0) continue;
+      const { snapshots } = await metadata.snapshots.list(volume.name);
+      for (const snapshot of snapshots)
+        exports.push(describe(`${volume.name}@${snapshot.name}`, snapshot.sizeBytes, true));
+    }
+    return exports;
+  }
+
+  async #describeExport(name: string): Promise<DeviceDescription | undefined> {
+    const metadata = this.#required();
+    const { volume, snapshot } = parseExportName(name);
+    try {
+      const { sizeBytes } =
+        snapshot === undefined
+          ? await metadata.volumes.info(volume)
+          : await metadata.snapshots.get(volume, snapshot);
+      return describe(name, sizeBytes, snapshot !== undefined);
+    } catch (error) {
+      if (
+        error instanceof TorusError &&
+        ["no-such-volume", "no-such-snapshot", "bad-name"].includes(error.code)
+      )
+        return undefined;
+      throw error;
+    }
+  }
+}
+
+function describe(name: string, sizeBytes: number, readOnly: boolean): DeviceDescription {
+  const description = readOnly ? "torus snapshot" : "torus volume";
+  return { name, description, sizeBytes, readOnly, preferredBlockBytes: PAGE_BYTES };
+}

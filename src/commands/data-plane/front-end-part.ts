@@ -1,0 +1,84 @@
+/** The NBD server inside the data worker, over the volumes of the client part. */
+import { type EventLoop, nativeBuffer, type SocketNetwork } from "../../base/io";
+import { NbdServer } from "../../blockdev";
+import { Volume } from "../../engine/volume";
+import type { ClientPart } from "./client-part";
+import { type ExportCatalog, VolumeDirectory } from "./volume-directory";
+import type { DataPlaneStatus, DataWorkerEvents, FrontEndConfig, OpenVolumeStatus } from "./worker-api";
+
+/** How long clients may take to end their requests when the server stops. */
+const DRAIN_MS_MAX = 10_000;
+
+export interface FrontEndPartOptions {
+  readonly loop: EventLoop;
+  readonly network: SocketNetwork;
+  readonly client: ClientPart;
+  readonly catalog: ExportCatalog;
+  readonly config: FrontEndConfig;
+  readonly log: (event: DataWorkerEvents["log"]) => void;
+}
+
+export class FrontEndPart {
+  readonly directory: VolumeDirectory;
+  readonly server: NbdServer;
+  readonly #options: FrontEndPartOptions;
+
+  private constructor(options: FrontEndPartOptions) {
+    this.#options = options;
+    const { log } = options;
+    this.directory = new VolumeDirectory({
+      opener: options.client,
+      catalog: options.catalog,
+      only: options.config.only,
+      onEvent: (level, message) => log({ level, message }),
+    });
+    this.server = new NbdServer({
+      network: options.network,
+      directory: this.directory,
+      clock: options.loop,
+      allocate: nativeBuffer,
+      onEvent: (event) => {
+        const level = event.kind === "internal" ? "error" : "debug";
+        const name = event.exportName === undefined ? "" : ` "${event.exportName}"`;
+        log({ level, message: `NBD ${event.remote}${name} ${event.kind}: ${event.message}` });
+      },
+    });
+  }
+
+  /** Opens the volumes to be kept open, then listens: whoever can connect finds them there. */
+  static async open(
+    options: FrontEndPartOptions,
+  ): Promise<{ readonly part: FrontEndPart; readonly addresses: readonly string[] }> {
+    const part = new FrontEndPart(options);
+    try {
+      for (const name of options.config.keepOpen) await part.directory.keepOpen(name);
+      return { part, addresses: options.config.listen.map((address) => part.server.listen(address)) };
+    } catch (error) {
+      await part.close().catch((closing: unknown) => {
+        options.log({
+          level: "error",
+          message: closing instanceof Error ? closing.message : String(closing),
+        });
+      });
+      throw error;
+    }
+  }
+
+  volumes(): readonly OpenVolumeStatus[] {
+    return this.directory.openDevices().map(({ name, open, users }) => {
+      const volume = open.device instanceof Volume ? open.device : undefined;
+      return { name, users, health: volume?.health, statistics: volume?.statistics };
+    });
+  }
+
+  status(): NonNullable<DataPlaneStatus["nbd"]> {
+    const { connectionsOpen, connectionsTotal, readBytes, writtenBytes, errorCount } = this.server.statistics;
+    const requests = this.server.statistics.requests();
+    return { connectionsOpen, connectionsTotal, requests, readBytes, writtenBytes, errorCount };
+  }
+
+  async close(): Promise<void> {
+    await this.server.close(DRAIN_MS_MAX);
+    await this.directory.close();
+  }
+}

@@ -1,0 +1,82 @@
+/** A peer's storage inside the data worker: the store on its disk, the peer service over it, and the adp listener. */
+import { systemRandom, openDirectoryDisk, nativeBuffer, type SyncChannel, WorkerSyncer } from "../../base/io";
+import type { EventLoop, SocketNetwork } from "../../base/io";
+import { blockBufferBytes } from "../../engine/block";
+import { PeerService } from "../../engine/peer";
+import { openSegmentStore, type SegmentStore } from "../../engine/store";
+import { AdpServer } from "../../net/adp";
+import type { DataPlaneStatus, StorageConfig, StorageOpened } from "./worker-api";
+
+export interface StoragePartOptions {
+  readonly loop: EventLoop;
+  readonly network: SocketNetwork;
+  readonly syncChannel: SyncChannel;
+  readonly config: StorageConfig;
+  readonly onPoison: (reason: string) => void;
+  readonly onError: (message: string) => void;
+}
+
+export class StoragePart {
+  private constructor(
+    readonly store: SegmentStore,
+    readonly service: PeerService,
+    readonly server: AdpServer,
+    readonly opened: StorageOpened,
+  ) {}
+
+  static async open(options: StoragePartOptions): Promise<StoragePart> {
+    const { loop, network, config } = options;
+    const store = await openSegmentStore({
+      disk: openDirectoryDisk({
+        path: config.directory,
+        syncer: new WorkerSyncer(loop, options.syncChannel),
+      }),
+      clusterId: config.clusterId,
+      peerId: config.peerId,
+      sizeBytes: config.sizeBytes,
+      acceptLoss: config.acceptLoss,
+      allocate: nativeBuffer,
+      clock: loop,
+      random: systemRandom,
+      turns: loop,
+      onPoison: options.onPoison,
+    });
+    const service = new PeerService({ store, clock: loop });
+    const server = new AdpServer({
+      service,
+      network,
+      clock: loop,
+      allocate: nativeBuffer,
+      blockBytesMax: blockBufferBytes(config.blockSizeBytes),
+      onServiceError: (error) => options.onError(error instanceof Error ? error.message : String(error)),
+    });
+    try {
+      const addresses = config.listen.map((address) => server.listen(address).address);
+      const { capacityBytes, usedBytes } = store.statistics();
+      const { incarnation, bootCount } = store;
+      return new StoragePart(store, service, server, {
+        incarnation,
+        bootCount,
+        capacityBytes,
+        usedBytes,
+        addresses,
+      });
+    } catch (error) {
+      await store.close();
+      throw error;
+    }
+  }
+
+  async status(): Promise<NonNullable<DataPlaneStatus["storage"]>> {
+    return {
+      peer: await this.service.statistics(),
+      store: this.store.statistics(),
+      server: this.server.statistics,
+    };
+  }
+
+  async close(): Promise<void> {
+    this.server.close();
+    await this.store.close();
+  }
+}

@@ -1,0 +1,106 @@
+/**
+ * What the main thread and the data worker ask of each other. The worker holds the data path: a peer's store with its
+ * listener, the open volumes, the NBD server, or all of them. Each part is opened by a call, in this order: storage
+ * (which says who this peer is), registry (metadata is connected), front end.
+ */
+import type { ClusterId, Incarnation, PeerId } from "../../base";
+import type { DeviceDescription } from "../../blockdev";
+import type { PeerStatistics } from "../../engine";
+import type { StoreStatistics } from "../../engine/store";
+import type { VolumeHealth, VolumeOptions, VolumeStatistics } from "../../engine/volume";
+import type { AdpPeerStatistics, AdpServerStatistics } from "../../net/adp";
+import type { RegistryEvents, RegistryMethods, SharedRegistryState } from "./registry-rpc";
+
+export interface StorageConfig {
+  readonly directory: string;
+  readonly sizeBytes: number;
+  readonly clusterId: ClusterId;
+  readonly peerId: PeerId;
+  readonly blockSizeBytes: number;
+  /** Numeric `host:port` or `unix:path`; several when the peer is reached in several ways. */
+  readonly listen: readonly string[];
+  /** Open a damaged store with what is intact, as a new incarnation. */
+  readonly acceptLoss: boolean;
+}
+
+export interface StorageOpened {
+  readonly incarnation: Incarnation;
+  readonly bootCount: number;
+  readonly capacityBytes: number;
+  readonly usedBytes: number;
+  /** Where each of `listen` really listens. */
+  readonly addresses: readonly string[];
+}
+
+export interface RegistryConfig {
+  readonly registry: SharedRegistryState;
+  readonly holder: string;
+  readonly blockSizeBytes: number;
+  /** Memory for pages read and for blocks on the way, shared by all volumes. */
+  readonly readCacheBytes: number;
+  readonly writeCacheBytes: number;
+  readonly volume: Partial<VolumeOptions>;
+  /** How long an open waits for another holder's lock to end. */
+  readonly waitForLockMs: number;
+}
+
+export interface FrontEndConfig {
+  readonly listen: readonly string[];
+  /** Volumes that may be exported; undefined: all. */
+  readonly only: readonly string[] | undefined;
+  /** Opened now, and kept open. */
+  readonly keepOpen: readonly string[];
+}
+
+export interface OpenVolumeStatus {
+  readonly name: string;
+  readonly users: number;
+  readonly health: VolumeHealth | undefined;
+  readonly statistics: VolumeStatistics | undefined;
+}
+
+/** Figures of everything the worker holds; what is not there is undefined. */
+export interface DataPlaneStatus {
+  readonly storage:
+    | { readonly peer: PeerStatistics; readonly store: StoreStatistics; readonly server: AdpServerStatistics }
+    | undefined;
+  readonly volumes: readonly OpenVolumeStatus[];
+  readonly peers: readonly AdpPeerStatistics[];
+  readonly nbd:
+    | {
+        readonly connectionsOpen: number;
+        readonly connectionsTotal: number;
+        readonly requests: Readonly<Record<string, number>>;
+        readonly readBytes: number;
+        readonly writtenBytes: number;
+        readonly errorCount: number;
+      }
+    | undefined;
+  readonly readCache:
+    | { readonly hits: number; readonly misses: number; readonly pageCount: number }
+    | undefined;
+  readonly turnCount: number;
+}
+
+/** Offered by the worker. */
+export interface DataWorkerMethods {
+  openStorage(config: StorageConfig): Promise<StorageOpened>;
+  renewIncarnation(incarnation: Incarnation): Promise<void>;
+  connectRegistry(config: RegistryConfig): void;
+  openFrontEnd(config: FrontEndConfig): Promise<{ readonly addresses: readonly string[] }>;
+  status(argument: undefined): Promise<DataPlaneStatus>;
+}
+
+/** Offered by the main thread. */
+export interface MainMethods extends RegistryMethods {
+  listExports(argument: undefined): Promise<readonly DeviceDescription[]>;
+  describeExport(name: string): Promise<DeviceDescription | undefined>;
+}
+
+export interface MainEvents extends RegistryEvents {}
+
+export interface DataWorkerEvents {
+  log: { readonly level: "debug" | "info" | "warn" | "error"; readonly message: string };
+  /** The store can't be trusted to keep anything any more: end the process. */
+  storePoisoned: { readonly reason: string };
+}

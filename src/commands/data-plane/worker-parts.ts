@@ -1,0 +1,121 @@
+/** The data worker's parts, opened as the main thread asks, closed in the reverse order. */
+import type { Incarnation } from "../../base";
+import type { LoopWorkerContext, SyncChannel } from "../../base/io";
+import { TorusError } from "../../base";
+import { StorageStatus } from "../../engine";
+import { ClientPart } from "./client-part";
+import { FrontEndPart } from "./front-end-part";
+import { type RegistryCaller, RemoteRegistry } from "./registry-rpc";
+import { StoragePart } from "./storage-part";
+import type {
+  DataPlaneStatus,
+  DataWorkerEvents,
+  DataWorkerMethods,
+  FrontEndConfig,
+  MainEvents,
+  MainMethods,
+  RegistryConfig,
+  StorageConfig,
+} from "./worker-api";
+
+const CATALOG_TIMEOUT_MS = 15_000;
+
+type Context = LoopWorkerContext<DataWorkerMethods, MainMethods, DataWorkerEvents, MainEvents>;
+
+export class DataWorkerParts {
+  readonly #context: Context;
+  readonly #syncChannel: SyncChannel;
+  #storage: StoragePart | undefined;
+  #client: ClientPart | undefined;
+  #frontEnd: FrontEndPart | undefined;
+
+  constructor(context: Context, syncChannel: SyncChannel) {
+    this.#context = context;
+    this.#syncChannel = syncChannel;
+  }
+
+  readonly methods: DataWorkerMethods = {
+    openStorage: async (config: StorageConfig) => {
+      const { loop, network, endpoint } = this.#context;
+      this.#storage = await StoragePart.open({
+        loop,
+        network,
+        syncChannel: this.#syncChannel,
+        config,
+        onPoison: (reason) => endpoint.emit("storePoisoned", { reason }),
+        onError: (message) => this.#log({ level: "error", message }),
+      });
+      return this.#storage.opened;
+    },
+    renewIncarnation: (incarnation: Incarnation) =>
+      new Promise<void>((resolve, reject) => {
+        this.#required(this.#storage, "storage").store.renewIncarnation(incarnation, (status) => {
+          if (status === StorageStatus.ok) resolve();
+          else
+            reject(new TorusError("store-failed", "Cannot renew the store's incarnation: it does not write"));
+        });
+      }),
+    connectRegistry: (config: RegistryConfig) => {
+      const { loop, network, endpoint } = this.#context;
+      const registry = new RemoteRegistry(endpoint as unknown as RegistryCaller, config.registry);
+      this.#client = new ClientPart({
+        loop,
+        network,
+        registry,
+        config,
+        local: this.#storage?.service,
+        log: (event) => this.#log(event),
+      });
+    },
+    openFrontEnd: async (config: FrontEndConfig) => {
+      const { loop, network, endpoint } = this.#context;
+      const { part, addresses } = await FrontEndPart.open({
+        loop,
+        network,
+        client: this.#required(this.#client, "registry"),
+        catalog: {
+          list: () => endpoint.call("listExports", undefined, CATALOG_TIMEOUT_MS),
+          describe: (name) => endpoint.call("describeExport", name, CATALOG_TIMEOUT_MS),
+        },
+        config,
+        log: (event) => this.#log(event),
+      });
+      this.#frontEnd = part;
+      return { addresses };
+    },
+    status: () => this.#status(),
+  };
+
+  async close(): Promise<void> {
+    try {
+      await this.#frontEnd?.close();
+    } finally {
+      this.#client?.close();
+      await this.#storage?.close();
+    }
+  }
+
+  async #status(): Promise<DataPlaneStatus> {
+    const cache = this.#client?.readCache.statistics();
+    return {
+      storage: await this.#storage?.status(),
+      volumes: this.#frontEnd?.volumes() ?? [],
+      peers: this.#client?.adp.peerStatistics ?? [],
+      nbd: this.#frontEnd?.status(),
+      readCache:
+        cache === undefined
+          ? undefined
+          : { hits: cache.hits, misses: cache.misses, pageCount: cache.pageCount },
+      turnCount: this.#context.loop.turnCount,
+    };
+  }
+
+  #log(event: DataWorkerEvents["log"]): void {
+    this.#context.endpoint.emit("log", event);
+  }
+
+  #required<Part>(part: Part | undefined, name: string): Part {
+    if (part === undefined) throw new TorusError("not-open", `Cannot use the ${name}: it is not open`);
+    return part;
+  }
+}

@@ -1,0 +1,1 @@
+export { ringtoolCommand } from "./command";

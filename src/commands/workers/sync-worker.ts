@@ -1,0 +1,2 @@
+/** The sync worker's file, here because the build finds workers here: see base/io. */
+import "../../base/io/sync-worker";
