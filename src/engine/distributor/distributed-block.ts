@@ -45,6 +45,10 @@ export class DistributedBlock implements OutgoingPut {
   durable = false;
   /** No candidate is left and it is not durable. */
   stuck = false;
+  /** Nobody needs it any more: it is let go when no peer can read it. */
+  withdrawn = false;
+  /** It could not become durable for lack of space, and is not yet. */
+  wantsSpace = false;
   submittedMs = 0;
   retryAtMs = 0;
   retryBackoffMs = 0;
@@ -66,6 +70,8 @@ export class DistributedBlock implements OutgoingPut {
   reset(): void {
     this.durable = false;
     this.stuck = false;
+    this.wantsSpace = false;
+    this.withdrawn = false;
     this.retryBackoffMs = 0;
     this.outstanding = 0;
     this.tryCount = 0;

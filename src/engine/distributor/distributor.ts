@@ -158,6 +158,18 @@ export class Distributor {
     this.#start(block);
   }
 
+  /** Nobody waits for this INode block any more; it is released as soon as no peer can read it. */
+  withdraw(block: DistributedBlock): void {
+    assert(!block.ordered, "a block of the log cannot be withdrawn");
+    block.withdrawn = true;
+    block.acknowledged = undefined;
+    if (this.#active.has(block)) return this.#touch(block);
+    const at = this.#waiting.indexOf(block, this.#waitingHead);
+    if (at < 0) return;
+    this.#waiting.splice(at, 1);
+    block.released?.();
+  }
+
   /** From now on acknowledgements satisfy both sets (R2). */
   beginTransition(next: Placement): void {
     assert(this.#next === undefined, "a change of the log set is already under way");
@@ -314,7 +326,12 @@ export class Distributor {
   /** Sends the block wherever it still has to go and notes whether it is durable, stuck or finished. */
   #advance(block: DistributedBlock): void {
     if (!this.#active.has(block)) return;
-    if (!this.#stopped) {
+    if (block.withdrawn) {
+      block.durable = true;
+      block.stuck = false;
+      block.wantsSpace = false;
+      if (this.#full) this.#noteSpace();
+    } else if (!this.#stopped) {
       if (block.ordered || this.#next === undefined || this.#next.log.width === 0)
         this.#walk(block, this.#current);
       if (this.#next !== undefined) this.#walk(block, this.#next);
@@ -323,7 +340,9 @@ export class Distributor {
       const wasStuck = block.stuck;
       block.stuck = !block.durable && !this.#isDurable(block, true);
       if (block.stuck && !wasStuck) this.#noteStuck(block);
-      if (block.stuck || wasStuck) this.#noteSpace();
+      if (block.stuck) block.wantsSpace = block.someRefusedForSpace();
+      else if (block.durable) block.wantsSpace = false;
+      if (block.wantsSpace || this.#full) this.#noteSpace();
       if (!block.ordered && block.durable && !wasDurable) {
         const acknowledged = block.acknowledged;
         block.acknowledged = undefined;
@@ -376,7 +395,7 @@ export class Distributor {
   #noteSpace(): void {
     let full = false;
     for (const block of this.#active)
-      if (block.stuck && block.someRefusedForSpace()) {
+      if (block.wantsSpace) {
         full = true;
         break;
       }
@@ -391,7 +410,8 @@ export class Distributor {
     if (!this.#stopped) {
       if (!block.durable || (block.ordered && (block.ref as BlockRef).index > this.#acknowledgedIndex))
         return;
-      if (this.#copiesIn(block, this.#current, false) < this.#current.copies) this.statistics.blocksShort++;
+      const short = this.#copiesIn(block, this.#current, false) < this.#current.copies;
+      if (short && !block.withdrawn) this.statistics.blocksShort++;
     }
     if (!this.#active.delete(block)) return;
     this.#activeBytes -= block.lengthBytes;

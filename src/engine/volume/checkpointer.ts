@@ -33,8 +33,8 @@ export interface CheckpointerPorts {
 }
 
 export interface CheckpointRequest {
-  /** The log set to move to; absent: the present one stays. */
-  readonly logSet?: LogSet;
+  /** The log set to move to, asked for when the checkpoint begins; absent or undefined: the present one stays. */
+  readonly logSet?: () => LogSet | undefined;
   readonly sizeBytes?: number;
   /** A resize request that the transaction answers. */
   readonly answeredRequestId?: string;
@@ -63,6 +63,8 @@ export class Checkpointer {
   #lastMs: number;
   #lastLogBytes = 0;
   #running = false;
+  /** The transaction of the checkpoint under way may have been applied. */
+  #sent = false;
   #rejectFreeze: ((error: VolumeError) => void) | undefined;
 
   /** `copies` is the number of copies wanted now: the ring's replication. */
@@ -119,6 +121,20 @@ export class Checkpointer {
     return run;
   }
 
+  /**
+   * Gives the checkpoint under way up if its transaction was not sent yet, because the set it writes to cannot take
+   * it: it rejects with a retryable error, and the next in line runs.
+   */
+  interrupt(): void {
+    if (!this.#running || this.#sent) return;
+    const error = new VolumeError("deadline", "Cannot finish the checkpoint: too few peers take its blocks", {
+      retryable: true,
+    });
+    this.#ports.inodes.interrupt(error);
+    this.#rejectFreeze?.(error);
+    this.#rejectFreeze = undefined;
+  }
+
   /** The volume failed or is closed: whatever waits here rejects. */
   fail(error: VolumeError): void {
     this.#failure ??= error;
@@ -145,7 +161,8 @@ export class Checkpointer {
     const next = await this.#placementFor(request);
     if (next) distributor.beginTransition(next);
     let frozen: FrozenMap | undefined;
-    let sent = false;
+    this.#sent = false;
+    this.#ports.inodes.start();
     try {
       await this.#rewriteStep();
       const logBytes = this.log?.logBytes ?? 0;
@@ -154,7 +171,7 @@ export class Checkpointer {
       frozen = taken;
       const root = await this.#writeNodes(frozen);
       const head = this.#headFor(request, root, dataIndex, sizeBytes, next);
-      sent = true;
+      this.#sent = true;
       const outcome = await this.#commit(request, head);
       if (outcome.kind === "withdrawn") {
         map.abandon(frozen);
@@ -173,14 +190,14 @@ export class Checkpointer {
     } catch (error) {
       // Once the transaction was sent its outcome may be either: the volume must stop, and acknowledges nothing
       // that does not satisfy both sets until then. Before that, the old set simply stays in force.
-      if (!sent && frozen) map.abandon(frozen);
-      if (!sent && next) distributor.endTransition(false);
+      if (!this.#sent && frozen) map.abandon(frozen);
+      if (!this.#sent && next) distributor.endTransition(false);
       throw error;
     }
   }
 
   async #placementFor(request: CheckpointRequest): Promise<Placement | undefined> {
-    const { logSet } = request;
+    const logSet = request.logSet?.();
     if (!logSet || sameLogSet(logSet, this.#ports.distributor.placement.log)) return undefined;
     return new Placement(logSet, await this.#ringAt(logSet.ringVersion), this.#copies());
   }
@@ -212,8 +229,13 @@ export class Checkpointer {
     if (!log) return Promise.resolve({ map: map.freeze(sizeBytes), dataIndex: 0 });
     return new Promise((resolve, reject) => {
       if (this.#failure) return reject(this.#failure);
-      this.#rejectFreeze = reject;
+      let over = false;
+      this.#rejectFreeze = (error) => {
+        over = true;
+        reject(error);
+      };
       log.whenApplied(log.acknowledgedIndex, () => {
+        if (over) return;
         this.#rejectFreeze = undefined;
         resolve({ map: map.freeze(sizeBytes), dataIndex: log.appliedIndex });
       });

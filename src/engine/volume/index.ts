@@ -7,5 +7,7 @@ export { type ReadLevel, VOLUME_DEFAULTS, type VolumeOptions, type WriteLevel } 
 export type { PageCache } from "./page-cache";
 export { type Adoption, planAdoption } from "./recovery";
 export type { LatencyStage, ObserveLatency, VolumeStatistics } from "./statistics";
-export { type CloseOutcome, Volume, type VolumeHealth, type VolumeState, VolumeStatus } from "./volume";
+export { openSnapshotVolume, SnapshotVolume } from "./snapshot-volume";
+export { type CloseOutcome, Volume, type VolumeHealth, type VolumeState } from "./volume";
+export { type VolumeDone, VolumeStatus } from "./volume-status";
 export type { VolumeEvent, VolumePorts } from "./volume-core";

@@ -3,7 +3,15 @@
  * put (or the one in force), and knows when all are durable. Indexes count over the whole epoch and are never used
  * twice, also when a checkpoint is given up.
  */
-import { assert, type BlockRef, BlockKind, type Clock, type Epoch, sleep, type VolumeId } from "../../base";
+import {
+  BlockKind,
+  type BlockRef,
+  type Clock,
+  type Epoch,
+  type NativeBuffer,
+  sleep,
+  type VolumeId,
+} from "../../base";
 import { type BlockSealer, sealInodeBlock } from "../block";
 import { DistributedBlock, type Distributor } from "../distributor";
 import type { InodeSink, InodeTarget } from "../inode";
@@ -21,8 +29,11 @@ export class InodeWriter implements InodeSink {
   readonly #distributor: Distributor;
   readonly #statistics: VolumeStatistics;
   #lastIndex = 0;
-  #pending = 0;
+  readonly #pending = new Set<DistributedBlock>();
+  /** Ends a wait for a buffer early. */
+  #rejectBegin: ((error: VolumeError) => void) | undefined;
   #failure: VolumeError | undefined;
+  #interruption: VolumeError | undefined;
   #waiters: { resolve: () => void; reject: (error: VolumeError) => void }[] = [];
 
   constructor(
@@ -49,18 +60,34 @@ export class InodeWriter implements InodeSink {
   }
 
   async begin(): Promise<InodeTarget> {
-    const buffer = await this.#pool.acquire();
+    const buffer = await this.#takeBuffer();
     await sleep(this.#clock, 0);
-    if (this.#failure) {
+    const refusal = this.#failure ?? this.#interruption;
+    if (refusal) {
       this.#pool.release(buffer);
-      throw this.#failure;
+      throw refusal;
     }
     this.#lastIndex++;
     return { index: this.#lastIndex, buffer };
   }
 
+  #takeBuffer(): Promise<NativeBuffer> {
+    return new Promise((resolve, reject) => {
+      let over = false;
+      this.#rejectBegin = (error) => {
+        over = true;
+        reject(error);
+      };
+      void this.#pool.acquire().then((buffer) => {
+        if (over) return this.#pool.release(buffer);
+        this.#rejectBegin = undefined;
+        resolve(buffer);
+      });
+    });
+  }
+
   finish(target: InodeTarget, payloadBytes: number): void {
-    if (this.#failure) return this.#pool.release(target.buffer);
+    if (this.#failure ?? this.#interruption) return this.#pool.release(target.buffer);
     const ref: BlockRef = {
       kind: BlockKind.inode,
       volumeId: this.volumeId,
@@ -75,28 +102,47 @@ export class InodeWriter implements InodeSink {
     block.lengthBytes = sealed.lengthBytes;
     block.writerEpoch = this.epoch;
     block.ordered = false;
-    this.#pending++;
+    this.#pending.add(block);
     this.#statistics.checkpointBytes += sealed.lengthBytes;
-    block.acknowledged = () => this.#durable();
+    block.acknowledged = () => this.#durable(block);
     block.released = () => this.#pool.release(target.buffer);
     this.#distributor.submit(block);
   }
 
   /** Resolves when every finished block is durable; rejects when the volume failed. */
   whenDurable(): Promise<void> {
-    if (this.#failure) return Promise.reject(this.#failure);
-    if (this.#pending === 0) return Promise.resolve();
+    const refusal = this.#failure ?? this.#interruption;
+    if (refusal) return Promise.reject(refusal);
+    if (this.#pending.size === 0) return Promise.resolve();
     return new Promise((resolve, reject) => this.#waiters.push({ resolve, reject }));
+  }
+
+  /** A new checkpoint begins. */
+  start(): void {
+    this.#interruption = undefined;
+  }
+
+  /** Ends the checkpoint under way: its blocks are of no use any more. */
+  interrupt(error: VolumeError): void {
+    this.#interruption = error;
+    this.#end(error);
+    for (const block of this.#pending) this.#distributor.withdraw(block);
+    this.#pending.clear();
   }
 
   fail(error: VolumeError): void {
     this.#failure ??= error;
-    for (const waiter of this.#waiters.splice(0)) waiter.reject(this.#failure);
+    this.#end(this.#failure);
   }
 
-  #durable(): void {
-    assert(this.#pending > 0, "an INode block became durable twice");
-    this.#pending--;
-    if (this.#pending === 0) for (const waiter of this.#waiters.splice(0)) waiter.resolve();
+  #end(error: VolumeError): void {
+    this.#rejectBegin?.(error);
+    this.#rejectBegin = undefined;
+    for (const waiter of this.#waiters.splice(0)) waiter.reject(error);
+  }
+
+  #durable(block: DistributedBlock): void {
+    this.#pending.delete(block);
+    if (this.#pending.size === 0) for (const waiter of this.#waiters.splice(0)) waiter.resolve();
   }
 }

@@ -20,19 +20,8 @@ import { ReadPath } from "./read-path";
 import { Repairer } from "./repairer";
 import type { VolumeStatistics } from "./statistics";
 import type { LateListener, VolumeCore } from "./volume-core";
+import { type VolumeDone, VolumeStatus } from "./volume-status";
 import { WritePath } from "./write-path";
-
-/** The same numbers as blockdev's DeviceStatus. */
-export const VolumeStatus = {
-  ok: 0,
-  ioError: 1,
-  noSpace: 2,
-  invalid: 3,
-  readOnly: 4,
-  shutdown: 5,
-} as const;
-export type VolumeStatus = (typeof VolumeStatus)[keyof typeof VolumeStatus];
-export type VolumeDone = (status: VolumeStatus) => void;
 
 const TICK_MS = 1_000;
 const CLOSE_DEADLINE_MS = 30_000;
@@ -83,6 +72,8 @@ export class Volume implements DistributorListener {
   #tickTimer: Timer | undefined;
   #degradeTimer: Timer | undefined;
   #differsSinceMs = 0;
+  /** A checkpoint that will change the log set waits for its turn. */
+  #following = false;
   #closing: Promise<CloseOutcome> | undefined;
 
   constructor(core: VolumeCore, listener: LateListener) {
@@ -292,7 +283,7 @@ export class Volume implements DistributorListener {
       this.#degradeTimer = undefined;
       if (this.#isOver() || !this.#core.distributor.stuck) return;
       this.#followMembers(0);
-      if (!this.#core.checkpointer.running) this.onStuck();
+      this.onStuck();
     });
   }
 
@@ -311,13 +302,14 @@ export class Volume implements DistributorListener {
 
   #tick(): void {
     const { checkpointer, options, ports } = this.#core;
-    if (this.#isOver() || checkpointer.running) return;
+    if (this.#isOver()) return;
     if (this.#membersDiffer(options.followAfterMs)) {
       const nowMs = ports.clock.nowMs();
       if (this.#differsSinceMs === 0) this.#differsSinceMs = nowMs;
       if (nowMs - this.#differsSinceMs >= options.followAfterMs)
         return this.#followMembers(options.followAfterMs);
     } else this.#differsSinceMs = 0;
+    if (checkpointer.running) return;
     const due =
       checkpointer.tailBytes >= options.checkpointLogBytes ||
       checkpointer.ageMs >= options.checkpointIntervalMs;
@@ -346,13 +338,23 @@ export class Volume implements DistributorListener {
   #followMembers(silentMsMax: number): void {
     const { checkpointer, distributor } = this.#core;
     const desired = this.#desired(silentMsMax);
-    if (!desired || checkpointer.running || sameLogSet(desired, distributor.placement.log)) return;
+    const coming = distributor.nextPlacement ?? distributor.placement;
+    if (!desired || sameLogSet(desired, coming.log)) return;
+    // A checkpoint under way may itself wait for the members that do not answer.
+    if (checkpointer.running && distributor.stuck) checkpointer.interrupt();
+    if (this.#following) return;
+    this.#following = true;
     this.#differsSinceMs = 0;
     this.#event(
       "info",
       `log set changes to ${desired.members.length} peers of ring version ${desired.ringVersion}, width ${desired.width}`,
     );
-    this.#checkpointInBackground({ logSet: desired });
+    this.#checkpointInBackground({
+      logSet: () => {
+        this.#following = false;
+        return this.#desired(silentMsMax);
+      },
+    });
   }
 
   #checkpointInBackground(request: CheckpointRequest): void {

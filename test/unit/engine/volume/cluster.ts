@@ -558,6 +558,15 @@ export class TestCluster {
     await this.run(this.#register(peer));
   }
 
+  /** What the peers' rebalance and repair do in the end: here every peer gets every block. */
+  rebalance(): void {
+    for (const peer of this.peers)
+      for (const other of this.peers)
+        if (!peer.down && !other.down)
+          for (const [name, stored] of other.service.blocks)
+            if (!peer.service.blocks.has(name)) peer.service.blocks.set(name, stored);
+  }
+
   /** Comes back with an empty disk: another incarnation. */
   async replaceDisk(peer: TestPeer): Promise<void> {
     const incarnation = parseIncarnation(this.random.hex(8));
