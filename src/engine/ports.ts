@@ -268,7 +268,10 @@ export interface VolumeSession {
    * resize request it meets.
    */
   commitHead(expectedRevision: number, head: Head, answeredRequestId?: string): Promise<CommitOutcome>;
-  /** R6: head with S empty and the lock deleted, in one transaction. */
+  /**
+   * R6: head with S empty and the lock deleted, in one transaction. From its start on the lease's deadline is past
+   * for good, whatever the outcome: the lock may be gone before anybody here knows.
+   */
   commitDetach(expectedRevision: number, head: Head): Promise<CommitOutcome>;
   /** R9: head put, snapshot put, request deleted, in one transaction. */
   commitSnapshot(expectedRevision: number, head: Head, requestId: string): Promise<CommitOutcome>;

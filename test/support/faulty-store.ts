@@ -24,13 +24,22 @@ export interface FaultRates {
   readonly lost: number;
   readonly unanswered: number;
   readonly late: number;
-  /** Milliseconds a call takes at most. */
+  /** Milliseconds a call takes each way at most, most of the time ... */
   readonly delayMsMax: number;
+  /** ... and ten times that in this percentage of calls. */
+  readonly slow: number;
   /** How long after its caller gave up a call may still be applied. */
   readonly lateMsMax: number;
 }
 
-export const NO_FAULTS: FaultRates = { lost: 0, unanswered: 0, late: 0, delayMsMax: 0, lateMsMax: 0 };
+export const NO_FAULTS: FaultRates = {
+  lost: 0,
+  unanswered: 0,
+  late: 0,
+  delayMsMax: 0,
+  slow: 0,
+  lateMsMax: 0,
+};
 
 export class FaultyStore implements KeyValueStore {
   readonly description = "faulty:";
@@ -105,7 +114,9 @@ export class FaultyStore implements KeyValueStore {
   async close(): Promise<void> {}
 
   #delayMs(): number {
-    return this.rates.delayMsMax === 0 ? 0 : this.#random.below(this.rates.delayMsMax);
+    const { delayMsMax, slow } = this.rates;
+    if (delayMsMax === 0) return 0;
+    return this.#random.below(this.#random.chance(slow) ? delayMsMax * 10 : delayMsMax);
   }
 
   async #call<T>(changes: boolean, body: () => Promise<T>): Promise<T> {

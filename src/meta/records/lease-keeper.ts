@@ -45,6 +45,7 @@ export class LeaseKeeper implements LeaseState {
   #lostReason: string | undefined;
   #stopped = false;
   #paused = false;
+  #isBarred = false;
   #timer: Timer | undefined;
   #renewal: Promise<void> | undefined;
 
@@ -104,15 +105,18 @@ export class LeaseKeeper implements LeaseState {
   }
 
   /**
-   * While paused nothing is renewed and, above all, a key that its owner deletes is not put again. The deadline
-   * goes on towards its end.
+   * Before the key is deleted by its owner: no read is answered any more, ever, since from now on the key may be
+   * gone without our knowing; and nothing is renewed, so that it is not put again, until `resume`.
    */
-  async pause(): Promise<void> {
+  async pauseForGood(): Promise<void> {
+    this.#isBarred = true;
     this.#paused = true;
     this.#timer?.cancel();
+    this.#setDeadline(Number.NEGATIVE_INFINITY);
     await this.#renewal;
   }
 
+  /** The deletion did not happen, or nobody knows: the key is kept from others again, reads stay barred. */
   resume(): void {
     this.#paused = false;
     this.#schedule(0);
@@ -194,8 +198,8 @@ export class LeaseKeeper implements LeaseState {
   }
 
   #setDeadline(deadlineMs: number): void {
-    this.#deadlineMs = deadlineMs;
-    for (const listener of this.#deadlineListeners) listener(deadlineMs);
+    this.#deadlineMs = this.#isBarred ? Number.NEGATIVE_INFINITY : deadlineMs;
+    for (const listener of this.#deadlineListeners) listener(this.#deadlineMs);
   }
 
   #schedule(delayMs: number): void {

@@ -80,9 +80,9 @@ class Opener {
         ? undefined
         : await lookAtSnapshot(this.#context, look.volume, this.#options.restoreSnapshot);
     if (look.lock !== undefined) {
-      if (look.lock.token === this.#token && look.lock.epoch === look.epoch)
-        return this.#session(look, look.lock, look.entries.head, look.entries, restore);
-      throw await attachedError(this.#context, "open", look);
+      if (look.lock.token !== this.#token || look.lock.epoch !== look.epoch)
+        throw await attachedError(this.#context, "open", look);
+      return this.#adoptOwn(look, look.lock, restore);
     }
     const lease = await this.#freshLease();
     const epoch = mintEpoch(look.epoch, clock);
@@ -108,11 +108,30 @@ class Opener {
     });
     const head = result.reads[0];
     if (!result.committed || head === undefined) return again;
-    const revisions = {
-      epoch: { ...entries.epoch, modRevision: result.revision },
-      lock: { ...entries.epoch, modRevision: result.revision },
-    };
+    const revisions = { epoch: result.revision, lock: result.revision };
     return this.#session(look, lock, head, revisions, restore);
+  }
+
+  /**
+   * The lock of an attempt whose answer was lost. It counts only under the lease that is kept from now on: an
+   * earlier one may be revoked by a call of ours that is still under way.
+   */
+  async #adoptOwn(
+    look: VolumeLook,
+    lock: StoredLock,
+    restore: SnapshotLook | undefined,
+  ): Promise<MetaVolumeSession | typeof again> {
+    const lease = await this.#freshLease();
+    const { volumeId, entries } = look;
+    const revisions = { epoch: entries.epoch.modRevision, lock: entries.lock?.modRevision ?? 0 };
+    if (entries.lock?.lease === lease) return this.#session(look, lock, entries.head, revisions, restore);
+    const lockKey = keys.lock(volumeId);
+    const result = await this.#context.store.transact({
+      compares: [unchanged(keys.epoch(volumeId), entries.epoch), unchanged(lockKey, entries.lock)],
+      operations: [{ kind: "put", key: lockKey, value: encodeLock(lock), lease }],
+    });
+    if (!result.committed) return again;
+    return this.#session(look, lock, entries.head, { ...revisions, lock: result.revision }, restore);
   }
 
   async giveUp(): Promise<void> {
@@ -124,7 +143,7 @@ class Opener {
     look: VolumeLook,
     lock: StoredLock,
     head: KeyValue,
-    entries: { readonly epoch: KeyValue; readonly lock: KeyValue | undefined },
+    revisions: { readonly epoch: number; readonly lock: number },
     restore: SnapshotLook | undefined,
   ): MetaVolumeSession {
     const grant: OpenGrant = {
@@ -136,8 +155,8 @@ class Opener {
     };
     const taken: TakenLock = {
       lock,
-      lockRevision: entries.lock?.modRevision ?? 0,
-      epochRevision: entries.epoch.modRevision,
+      lockRevision: revisions.lock,
+      epochRevision: revisions.epoch,
       lease: this.#lease?.id ?? "",
       leaseSentMs: this.#lease?.sentMs ?? Number.NEGATIVE_INFINITY,
       ...(restore && { restoreEntry: restore.entry }),

@@ -117,7 +117,7 @@ export class MetaVolumeSession implements VolumeSession {
     assert(!hasTail(head), "a clean detach leaves no log tail");
     // A lock lost meanwhile is retaken first; then a renewal must not take the one that we delete for a lost one.
     await this.lease.renew();
-    await this.lease.pause();
+    await this.lease.pauseForGood();
     const lock = keys.lock(this.grant.volume.volumeId);
     try {
       const outcome = await this.#commit({

@@ -3,6 +3,9 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { asEpoch, asVolumeId } from "../../../src/base";
 import type { Head } from "../../../src/engine/head";
 import type { VolumeRequest } from "../../../src/engine/ports";
+import { MetaRegistry } from "../../../src/meta";
+import { FaultyStore, NO_FAULTS } from "../../support/faulty-store";
+import { SeededRandom } from "../../support/virtual-time";
 import { headOf, LEASE_TIMES, makeWorld, MIB, type World } from "./support";
 
 let world: World;
@@ -277,6 +280,25 @@ describe("VolumeSession", () => {
     expect(next.grant.head).toMatchObject({ epoch, dataIndex: 4, log: { members: [] } });
   });
 
+  test("commitDetach does not take the lock that it deletes for a lost one, however late its answer", async () => {
+    await create();
+    const store = new FaultyStore(world.store, world.time, new SeededRandom(3), NO_FAULTS);
+    const registry = await world.run(MetaRegistry.start({ ...world.context, store }));
+    const session = await world.run(registry.openVolume("db", "far"));
+    const puts: number[] = [];
+    world.store.watch("torus/volumes/0000000000001/lock", {
+      onSnapshot: () => {},
+      onEvents: (events, revision) => {
+        for (const event of events) puts.push(event.kind === "put" ? revision : -1);
+      },
+    });
+    store.rates = { ...NO_FAULTS, delayMsMax: 3_000 };
+    const { epoch, headRevision } = session.grant;
+    await world.run(session.commitDetach(headRevision, headOf(epoch, 4, false)));
+    await world.time.advance(60_000);
+    expect(puts).toEqual([-1]);
+  });
+
   test("forceUnlock makes the holder lose the volume before another may open it", async () => {
     await create();
     const session = await open();
@@ -383,7 +405,7 @@ describe("SnapshotAdmin", () => {
       'Cannot delete snapshot "db@s": 1 readers have it open; close them first',
     );
     // A reader that crashed: no renewals, no revocation.
-    await reader.lease.pause();
+    await reader.lease.pauseForGood();
     await world.time.advance(LEASE_TIMES.ttlMs + 1_000);
     await world.run(world.snapshots.delete("db", "s"));
     expect(await world.code(world.snapshots.delete("db", "s"))).toBe("no-such-snapshot");
