@@ -191,13 +191,14 @@ export class SocketNetwork implements StreamNetwork {
     connection.attach(attach(connection));
   }
 
-  /** Presents resumed input and sends what was gathered; true when that made more to do. */
+  /** Presents resumed input and sends what was gathered; true when there was any of it. */
   #endTurn(): boolean {
     const { resumed, dirty } = this.#share;
+    const worked = resumed.length > 0 || dirty.length > 0;
     if (resumed.length > 0) for (const connection of resumed.splice(0)) connection.presentCarry();
     // settle may mark connections again (a sent callback that writes); those wait for the next round.
     if (dirty.length > 0) for (const connection of dirty.splice(0)) connection.settle();
-    return resumed.length > 0 || dirty.length > 0;
+    return worked;
   }
 }
 

@@ -17,7 +17,7 @@ function socketPair(): [number, number] {
 
 const byte = nativeBuffer(8);
 
-test("EventLoop runs handlers, then timers, then the end of the turn, then promises", async () => {
+test("EventLoop runs handlers, then timers, then promises, then the end of the turn", async () => {
   const loop = new EventLoop();
   const [near, far] = socketPair();
   const order: string[] = [];
@@ -32,7 +32,7 @@ test("EventLoop runs handlers, then timers, then the end of the turn, then promi
     void Promise.resolve().then(() => {
       order.push("promise");
       loop.afterTurn(() => {
-        order.push("end once more");
+        order.push("queued by the promise");
         loop.stop();
       });
     });
@@ -49,12 +49,35 @@ test("EventLoop runs handlers, then timers, then the end of the turn, then promi
   expect(order).toEqual([
     "handler",
     "timer",
+    "promise",
     "end of turn",
+    "queued by the promise",
     "queued meanwhile",
     "hook",
-    "promise",
-    "end once more",
   ]);
+});
+
+test("EventLoop sends what a promise wrote before it waits again", async () => {
+  const loop = new EventLoop();
+  let wrote = false;
+  let flushed = false;
+  loop.onTurnEnd(() => {
+    if (!wrote || flushed) return false;
+    flushed = true;
+    loop.stop();
+    return true;
+  });
+  const guard = loop.schedule(5000, () => loop.stop());
+  loop.schedule(1, () => {
+    // Neither end-of-turn work nor a callback: only promises, several deep.
+    void (async () => {
+      for (let depth = 0; depth < 5; depth++) await null;
+      wrote = true;
+    })();
+  });
+  await loop.run();
+  guard.cancel();
+  expect(flushed).toBe(true);
 });
 
 test("EventLoop drops an event of a descriptor that was closed and opened again in the same turn", async () => {

@@ -430,18 +430,18 @@ class World {
 }
 
 test("every request is answered once, with the right bytes, however the stream is cut to pieces", () => {
-  for (let seed = 1; seed <= 6; seed++) {
+  for (let seed = 1; seed <= 4; seed++) {
     const world = new World(seed, { latencyMsMax: 3 });
     world.serve(peers[0]);
     world.serve(peers[1]);
     const client = world.client();
-    const blocks = Array.from({ length: 14 }, (_, at) =>
+    const blocks = Array.from({ length: 8 }, (_, at) =>
       world.block(at + 1, 1 + (world.random.nextU32() % 30)),
     );
     const puts = blocks.map((block) => new Put(block));
     for (const put of puts) for (const peer of peers.slice(0, 2)) client.put(peer, put);
     world.run("puts", () => puts.every((put) => put.answers.length === 2));
-    expect(puts.flatMap((put) => put.statuses)).toEqual(Array(28).fill(StorageStatus.ok));
+    expect(puts.flatMap((put) => put.statuses)).toEqual(Array(16).fill(StorageStatus.ok));
     const reads = blocks.map((block) => ({
       block,
       read: new Read(block.ref, 0, (block.lengthBytes - block.headerBytes) / PAGE_BYTES, heapBuffer),
