@@ -4,7 +4,7 @@
  * previous table had already is free to keep or to take back; every other one means data sent over the network.
  */
 import { assert } from "../base";
-import { mix } from "./hash";
+import { mix, PARTITION_STRIDE } from "./hash";
 import type { ShareModel, Targets } from "./shares";
 
 /** No member in this slot. */
@@ -21,6 +21,7 @@ export interface PreviousRows {
 
 export class Assignment {
   readonly partitionCount: number;
+  private readonly partitionBits: number;
   readonly copies: number;
   readonly memberCount: number;
   readonly rows: Uint16Array;
@@ -38,6 +39,7 @@ export class Assignment {
     readonly seeds: Uint32Array,
   ) {
     this.partitionCount = model.partitionCount;
+    this.partitionBits = 31 - Math.clz32(model.partitionCount);
     this.copies = model.copies;
     this.memberCount = targets.members.length;
     this.zoneOf = model.zones.zoneOfMember;
@@ -113,9 +115,24 @@ export class Assignment {
     return (this.heldBefore(partition, to) ? 0 : 1) - (this.heldBefore(partition, from) ? 0 : 1);
   }
 
-  /** A reproducible, scattered order of partitions: every pair of members gets its own. */
-  scatteredPartition(step: number, seed: number): number {
-    return (seed + Math.imul(step, 0x9e3779b1)) & (this.partitionCount - 1);
+  /** Partitions in the order in which consecutive blocks of a volume meet them. */
+  partitionInBlockOrder(step: number): number {
+    return Math.imul(step, PARTITION_STRIDE) & (this.partitionCount - 1);
+  }
+
+  /**
+   * Partitions in a reproducible order like a shuffle, another for every seed: what a member takes in this order is
+   * scattered over the blocks of a volume. A bijection of the partition number's bits: multiply by odd numbers, fold.
+   */
+  partitionShuffled(step: number, seed: number): number {
+    const mask = this.partitionCount - 1;
+    const fold = this.partitionBits >>> 1;
+    let partition = (step + seed) & mask;
+    partition = Math.imul(partition, 0x2c1b3c6d) & mask;
+    partition ^= partition >>> fold;
+    partition = Math.imul(partition, (seed >>> 3) | 1) & mask;
+    partition ^= partition >>> fold;
+    return Math.imul(partition, 0x297a2d39) & mask;
   }
 
   /** A reproducible number in 0..DRAW_RANGE-1 for this member and row. */

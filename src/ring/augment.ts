@@ -137,7 +137,7 @@ function nextRow(
   costMax: number,
 ): number {
   for (; (cursors[edge] as number) < assignment.partitionCount; cursors[edge]!++) {
-    const partition = assignment.scatteredPartition(cursors[edge] as number, assignment.seeds[to] as number);
+    const partition = assignment.partitionShuffled(cursors[edge] as number, assignment.seeds[to] as number);
     if (
       assignment.holds(partition, from) &&
       !assignment.holds(partition, to) &&

@@ -56,8 +56,11 @@ const WINDOW_BLOCKS = 2 ** PARTITION_BITS_MAX;
  */
 export function hashToPartition(ref: BlockRef): number {
   const window = mix(hashLog(ref), (ref.index / WINDOW_BLOCKS) >>> 0);
-  return (window + Math.imul(ref.index >>> 0, GOLDEN)) & PARTITION_MASK;
+  return (window + Math.imul(ref.index >>> 0, PARTITION_STRIDE)) & PARTITION_MASK;
 }
+
+/** From one index to the next the partition grows by this, modulo their number. */
+export const PARTITION_STRIDE = GOLDEN;
 
 /** How many consecutive indexes share one window of hashToPartition. */
 export const PARTITION_WINDOW_BLOCKS = WINDOW_BLOCKS;

@@ -114,7 +114,7 @@ function fill(assignment: Assignment): void {
     heldOfZone[assignment.zoneOf[member] as number]! += assignment.held[member] as number;
   const open: number[] = [];
   for (let step = 0; step < partitionCount; step++) {
-    const partition = assignment.scatteredPartition(step, 0);
+    const partition = assignment.partitionInBlockOrder(step);
     if (rows[partition * copies + copies - 1] === NO_MEMBER) open.push(partition);
   }
   const openings: Openings = {
@@ -263,7 +263,7 @@ function takeDirectly(assignment: Assignment, costMax: number): void {
   const { partitionCount, copies, rows, seeds } = assignment;
   for (let member = 0; member < assignment.memberCount; member++) {
     for (let step = 0; step < partitionCount && assignment.surplus(member) < 0; step++) {
-      const partition = assignment.scatteredPartition(step, seeds[member] as number);
+      const partition = assignment.partitionShuffled(step, seeds[member] as number);
       if (assignment.holds(partition, member)) continue;
       let giver = -1;
       for (let slot = 0; slot < copies; slot++) {
@@ -297,7 +297,7 @@ function balanceOrder(assignment: Assignment): void {
     const excess = (member: number) =>
       (counts[member] as number) * copies - (targets.members[member] as number);
     for (let step = 0; step < partitionCount; step++) {
-      const start = assignment.scatteredPartition(step, slot) * copies;
+      const start = assignment.partitionShuffled(step, slot) * copies;
       const first = rows[start + slot] as number;
       let best = slot;
       for (let other = slot + 1; other < copies; other++)

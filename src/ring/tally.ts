@@ -182,29 +182,41 @@ export class PlacementTally {
       peers,
       blocksKept: this.kept,
       blocksSent: this.sent,
-      blocksSentLeast: Math.max(this.zoneLeast(peers), this.rowLeast),
+      blocksSentLeast: Math.max(
+        this.shareLeast(peers),
+        this.rowLeast,
+        this.boundZones ? this.zoneLeast(peers) : 0,
+      ),
       before: zoneTally(older),
       after: zoneTally(newer),
     };
   }
 
+  /** The least by shares: what members lack of their new share, whoever it comes from. */
+  private shareLeast(peers: readonly PeerTally[]): number {
+    return peers.reduce((sum, peer) => sum + Math.max(0, peer.idealAfter - peer.idealBefore), 0);
+  }
+
   /**
-   * What each zone has to receive: at least what its members lack, and at least what it lacks as a whole once the
-   * rows that crowd it have given copies up.
+   * The least by zones, to get to the loads that came out: a zone receives at least what its members gained, and at
+   * least what it gained as a whole once the rows that crowd it have given copies up.
    */
   private zoneLeast(peers: readonly PeerTally[]): number {
     const { newer } = this;
-    const lacking = new Float64Array(newer.model.zones.names.length);
+    const zoneCount = newer.model.zones.names.length;
+    const gained = new Float64Array(zoneCount);
+    const whole = new Float64Array(zoneCount);
     newer.peerOf.forEach((peer, member) => {
-      const { idealAfter, idealBefore } = peers[peer] as PeerTally;
-      lacking[newer.model.zones.zoneOfMember[member] as number]! += Math.max(0, idealAfter - idealBefore);
+      const { blocksAfter, blocksBefore } = peers[peer] as PeerTally;
+      const zone = newer.model.zones.zoneOfMember[member] as number;
+      gained[zone]! += Math.max(0, blocksAfter - blocksBefore);
+      whole[zone]! += blocksAfter;
     });
-    return lacking.reduce((sum, lack, zone) => {
-      const ideal =
-        ((newer.model.idealZoneUnits[zone] as number) / (SHARE_UNITS * IDEAL_PARTITIONS)) * this.blocks;
-      const whole = this.boundZones ? ideal - (this.zoneKeepable[zone + 1] as number) : 0;
-      return sum + Math.max(lack, whole);
-    }, 0);
+    return gained.reduce(
+      (sum, gain, zone) =>
+        sum + Math.max(gain, (whole[zone] as number) - (this.zoneKeepable[zone + 1] as number)),
+      0,
+    );
   }
 }
 

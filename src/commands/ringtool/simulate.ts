@@ -10,6 +10,7 @@ import {
   type ChangeTally,
   commonPartitions,
   hashToPartition,
+  PARTITION_STRIDE,
   PARTITION_WINDOW_BLOCKS,
   PlacementTally,
   type RingBalance,
@@ -91,7 +92,9 @@ function countPartitions(scenario: Scenario, partitionCount: number): Float64Arr
       const rounds = Math.floor((pieceEnd - ref.index) / partitionCount);
       everywhere += rounds;
       ref.index += rounds * partitionCount;
-      for (; ref.index < pieceEnd; ref.index++) counts[hashToPartition(ref) & (partitionCount - 1)]!++;
+      let partition = hashToPartition(ref);
+      for (; ref.index < pieceEnd; ref.index++, partition = (partition + PARTITION_STRIDE) | 0)
+        counts[partition & (partitionCount - 1)]!++;
     }
   });
   return counts.map((count) => count + everywhere);

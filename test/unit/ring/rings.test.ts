@@ -30,7 +30,7 @@ describe.each(MEMBER_TYPES)("%s ring", (type) => {
       }),
       { numRuns: 30 },
     );
-  });
+  }, 60_000);
 
   test("permutation of fewer is the start of the whole one, and nothing is written behind it", () => {
     const spec = specOf(type);
@@ -175,7 +175,7 @@ describe("golden vectors", () => {
     ["mod", ["123450", "501234", "501234", "501234"], 1022718929],
     ["ketama", ["530142", "350421", "230514", "054132"], 1493369627],
     ["rendezvous", ["405132", "125403", "540123", "420513"], 941784492],
-    ["table", ["540312", "105423", "241503", "540123"], 2235398063],
+    ["table", ["540312", "105423", "241503", "540123"], 3174045511],
   ] as const)("%s", (type, expected, checksum) => {
     const spec = createRing({ type, replication: 2, members: list });
     expect(refs.map((ref) => walk(spec, ref).join(""))).toEqual([...expected]);
@@ -194,6 +194,6 @@ describe("golden vectors", () => {
       kind: "add",
       members: [member(6, 300, "c")],
     });
-    expect(Bun.hash.crc32(JSON.stringify(spec))).toBe(2994928637);
+    expect(Bun.hash.crc32(JSON.stringify(spec))).toBe(108177861);
   });
 });

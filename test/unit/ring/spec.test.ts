@@ -125,7 +125,7 @@ describe("parseRingSpec", () => {
       }),
       { numRuns: 2000 },
     );
-  });
+  }, 60_000);
 });
 
 describe("table payload", () => {
@@ -169,18 +169,18 @@ describe("table payload", () => {
   });
 
   test("names more than 256 members in two bytes each", () => {
-    const spec = createRing({ replication: 2, members: members(300) });
-    const out = new Uint16Array(300);
+    const spec = createRing({ replication: 2, members: members(260) });
+    const out = new Uint16Array(260);
     const seen = new Set<number>();
     const ring = buildRing(spec);
     for (let index = 1; index <= 20_000; index++) {
       ring.permutation(dataRef(1, 1, index), 2, out);
       seen.add(out[0] as number).add(out[1] as number);
     }
-    expect(seen.size).toBe(300);
-    expect(ring.permutation(dataRef(1, 1, 1), 300, out)).toBe(300);
-    expect(new Set(out).size).toBe(300);
-  });
+    expect(seen.size).toBe(260);
+    expect(ring.permutation(dataRef(1, 1, 1), 260, out)).toBe(260);
+    expect(new Set(out).size).toBe(260);
+  }, 60_000);
 });
 
 describe("nextRing", () => {
