@@ -6,7 +6,7 @@
  *   | 0      | 4    | CRC32 of bytes [4, 64), seeded with the segment's seed                         |
  *   | 4      | 1    | kind                                                                           |
  *   | 5      | 1    | extents: pairs in an extents record; records of extents before a put           |
- *   | 6      | 2    | zero                                                                           |
+ *   | 6      | 2    | generation of the superblock in force, modulo 2^16: it was durable by then     |
  *   | 8      | 8    | sequence, from 1; the record lies in slot (sequence mod slots)                 |
  *   | 16     | 4    | boot count of the writer                                                       |
  *   | 20     | 4    | sequence - first sequence not known durable when it was written (at most 2^32) |
@@ -51,6 +51,9 @@ export function durableEndAt(buffer: NativeBuffer, offset: number): number {
 export function unitAt(buffer: NativeBuffer, offset: number): number {
   return buffer.view.getUint32(offset + 48, true);
 }
+export function generationAt(buffer: NativeBuffer, offset: number): number {
+  return buffer.view.getUint16(offset + 6, true);
+}
 export function lengthAt(buffer: NativeBuffer, offset: number): number {
   return buffer.view.getUint32(offset + 52, true);
 }
@@ -69,9 +72,11 @@ export function encodeRecord(
   sequence: number,
   bootCount: number,
   durableEnd: number,
+  generation: number,
 ): void {
   const { view, bytes } = buffer;
   bytes[offset + 4] = kind;
+  view.setUint16(offset + 6, generation & 0xffff, true);
   setU64(view, offset + 8, sequence);
   view.setUint32(offset + 16, bootCount, true);
   view.setUint32(offset + 20, sequence - durableEnd, true);

@@ -24,11 +24,11 @@ import {
   type DiskOperation,
   DiskStatus,
 } from "../../base";
-import { BLOCK_SIZE_MAX, HEADER_BYTES_MAX } from "../block";
 import { BlockIndex, NO_SLOT, RowFlag } from "./block-index";
 import { CHECKPOINT_SCRATCH_BYTES, CheckpointRun } from "./checkpoint";
 import { StoreError } from "./errors";
 import {
+  encodeSuperblock,
   isZero,
   METADATA_PAGE_BYTES,
   RECORD_BYTES,
@@ -38,6 +38,7 @@ import {
   segmentOfFileName,
   segmentPlan,
   STATE_FILE_NAME,
+  superblockOffset,
   type Superblock,
 } from "./layout";
 import { REPLAY_READ_BYTES, readSuperblock, type ReplayResult, replaySegment } from "./replay";
@@ -143,12 +144,10 @@ class Opening {
     context.bootCount = Math.max(state.bootCount, bootCountSeen) + 1;
     const plan = this.#planSegments(state);
     // Before anything else is written: what an earlier boot left behind in a journal must stay older than this one.
-    await this.#settled("state", (done) => state.setBootCount(context.bootCount, done));
-    if (this.#problems.length > 0) {
-      // Before the repair removes the signs of the damage.
-      const incarnation = this.#options.random.hex(8) as Incarnation;
-      await this.#settled("state", (done) => state.setIncarnation(incarnation, done));
-    }
+    state.bootCount = context.bootCount;
+    // The new name before the repair removes the signs of the damage.
+    if (this.#problems.length > 0) state.incarnation = this.#options.random.hex(8) as Incarnation;
+    await this.#settled("state", (done) => state.writeSnapshot(done));
     const rows = new RowBytes(this.#index, this.#extents, this.#segments, unitBytes, clusterId);
     await this.#repairDamaged(context, rows);
     const suspects = await this.#secureUnsynced(rows);
@@ -367,7 +366,7 @@ class Opening {
     for (let slot = 1; ; slot += 1) {
       slot = this.#index.nextOfSegment(segment.number, slot, end);
       if (slot >= end) return;
-      if (rows.isIntact(slot, this.#blockBuffer())) continue;
+      if (rows.isIntact(slot, this.#blockBuffer(slot))) continue;
       this.#index.unlink(slot);
       this.#index.free(slot);
       this.#extents.delete(slot);
@@ -377,27 +376,36 @@ class Opening {
   /** Verifies puts that no sync is known to have covered, and makes them, and their records, durable now. */
   async #secureUnsynced(rows: RowBytes): Promise<number[]> {
     const suspects: number[] = [];
-    for (const { segment, result } of this.#replayed) {
-      if (
-        result.damage !== undefined ||
-        result.journalEnd <= Math.max(result.durableEnd, result.journalStart)
-      )
-        continue;
+    for (const { segment, superblock, result } of this.#replayed) {
+      if (result.damage !== undefined) continue;
+      if (!result.isSuperblockDurable) await this.#rewriteSuperblock(segment, superblock);
+      const from = Math.max(result.durableEnd, result.journalStart);
+      // Marks alone need no sync: they are written again, and the next sync covers them.
+      this.#rewriteJournal(segment, from, result.journalEnd);
+      segment.isCovered = !result.isUncovered;
+      if (!result.isUncovered) continue;
       for (const slot of result.unverified) {
         if (
           (this.#index.flagsOf(slot) & RowFlag.linked) === 0 ||
           this.#index.segmentOf(slot) !== segment.number
         )
           continue;
-        const buffer = this.#blockBuffer();
+        const buffer = this.#blockBuffer(slot);
         if (!rows.isIntact(slot, buffer)) suspects.push(slot);
         else if (rows.rewrite(slot, buffer) !== DiskStatus.ok)
           throw this.#failure(`write ${segment.file.name}`);
       }
-      this.#rewriteJournal(segment, Math.max(result.durableEnd, result.journalStart), result.journalEnd);
       await this.#synced(segment.file, "segment.sync");
     }
     return suspects;
+  }
+
+  async #rewriteSuperblock(segment: Segment, superblock: Superblock): Promise<void> {
+    encodeSuperblock(this.#scratch, 0, superblock);
+    const at = superblockOffset(superblock.generation);
+    if (segment.file.write("superblock.write", at, this.#scratch, 0, METADATA_PAGE_BYTES) !== DiskStatus.ok)
+      throw this.#failure(`write the superblock of ${segment.file.name}`);
+    await this.#synced(segment.file, "superblock.sync");
   }
 
   #rewriteJournal(segment: Segment, from: number, to: number): void {
@@ -421,7 +429,7 @@ class Opening {
       if (losers.includes(slot)) continue;
       const other = this.#index.findOther(slot);
       if (other === NO_SLOT || losers.includes(other)) continue;
-      losers.push(rows.isIntact(slot, this.#blockBuffer()) ? other : slot);
+      losers.push(rows.isIntact(slot, this.#blockBuffer(slot)) ? other : slot);
     }
     return losers;
   }
@@ -488,8 +496,11 @@ class Opening {
 
   // -------------------------------------------------------------------------------------------------------------
 
-  #blockBuffer(): NativeBuffer {
-    this.#blockScratch ??= this.#options.allocate(HEADER_BYTES_MAX + BLOCK_SIZE_MAX);
+  /** Room for the bytes of a row. */
+  #blockBuffer(slot: number): NativeBuffer {
+    const lengthBytes = this.#index.lengthOf(slot);
+    if (this.#blockScratch === undefined || this.#blockScratch.bytes.length < lengthBytes)
+      this.#blockScratch = this.#options.allocate(2 ** Math.ceil(Math.log2(lengthBytes)));
     return this.#blockScratch;
   }
 

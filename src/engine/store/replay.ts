@@ -14,6 +14,7 @@ import { type BlockIndex, NO_SLOT, RowFlag } from "./block-index";
 import {
   bootCountAt,
   durableEndAt,
+  generationAt,
   extentCountAt,
   EXTENTS_FIELD,
   inspectRecord,
@@ -65,6 +66,10 @@ export interface ReplayResult {
   readonly unverified: readonly number[];
   /** The first sequence that no record calls durable. */
   readonly durableEnd: number;
+  /** Something other than marks may have been written and not synced. */
+  readonly isUncovered: boolean;
+  /** A record tells that the superblock was synced. */
+  readonly isSuperblockDurable: boolean;
 }
 
 /** The superblock in force, "empty" when the segment was never formatted, or what is wrong. */
@@ -92,6 +97,9 @@ class Replay {
   #sequenceSeen: number;
   #boot: number;
   #durableEnd = 0;
+  /** One more than the last sequence that is not a mark's. */
+  #meaningfulEnd = 0;
+  #isSuperblockDurable = false;
   #pendingExtents: number[] = [];
   readonly #recent: { slot: number; sequence: number }[] = [];
 
@@ -118,6 +126,8 @@ class Replay {
       bootCountMax: this.#boot,
       unverified: [...new Set(unverified)],
       durableEnd: this.#durableEnd,
+      isUncovered: this.#meaningfulEnd > this.#durableEnd,
+      isSuperblockDurable: this.#isSuperblockDurable,
     };
   }
 
@@ -207,6 +217,8 @@ class Replay {
         if (sequence !== this.#sequence || bootCountAt(scratch, at) < this.#boot) return this.#inspectEnd();
         this.#boot = bootCountAt(scratch, at);
         this.#durableEnd = Math.max(this.#durableEnd, durableEndAt(scratch, at));
+        if (generationAt(scratch, at) === (this.superblock.generation & 0xffff))
+          this.#isSuperblockDurable = true;
         this.#apply(at);
         this.#sequence += 1;
       }
@@ -253,6 +265,7 @@ class Replay {
     const { scratch, index } = this.target;
     const kind = kindAt(scratch, at);
     if (kind === RecordKind.mark) return;
+    this.#meaningfulEnd = this.#sequence + 1;
     if (kind === RecordKind.extents) {
       for (let word = 0; word < 2 * extentCountAt(scratch, at); word += 1)
         this.#pendingExtents.push(scratch.view.getUint32(at + EXTENTS_FIELD + 4 * word, true));
@@ -263,10 +276,13 @@ class Replay {
     const lengthBytes = lengthAt(scratch, at);
     const headerCrc = recordHeaderCrcAt(scratch, at);
     if (kind === RecordKind.put) {
-      const scattered = scatteredCountAt(scratch, at) > 0;
-      const slot = scattered
-        ? this.#addScattered(lengthBytes, headerCrc, RowFlag.scattered)
-        : this.#addRow(unit, lengthBytes, headerCrc, 0);
+      const extentCount = scatteredCountAt(scratch, at);
+      // Extents whose put a crash cut off may stand before those of this put.
+      this.#pendingExtents.splice(0, this.#pendingExtents.length - 2 * extentCount);
+      const slot =
+        extentCount > 0
+          ? this.#addScattered(lengthBytes, headerCrc, RowFlag.scattered)
+          : this.#addRow(unit, lengthBytes, headerCrc, 0);
       this.#recent.push({ slot, sequence: this.#sequence });
       return;
     }

@@ -581,6 +581,7 @@ export class SegmentStore implements BlockStore {
   #poison(reason: string): void {
     if (this.poisonReason !== undefined) return;
     this.poisonReason = reason;
+    this.#onPoison(reason);
     // A group that is being answered stays as it is: it is durable.
     for (const group of this.#isSyncing ? [this.#syncing, this.#open] : [this.#open]) {
       const puts = [...group.puts];
@@ -591,7 +592,6 @@ export class SegmentStore implements BlockStore {
     }
     for (const request of this.#waitingPuts.splice(0)) request.done(StorageStatus.unavailable);
     this.#waitingRecords.length = 0;
-    this.#onPoison(reason);
     this.#checkIdle();
   }
 
@@ -645,6 +645,9 @@ export class SegmentStore implements BlockStore {
         segment.startSequence = journalStart;
         segment.isCheckpointing = false;
         this.#checkpoint = undefined;
+        // Tells a later start that this superblock is durable, and everything before it.
+        if (segment.appendMark() !== DiskStatus.ok) return failed();
+        this.#markDirty(segment);
         this.#retryWaiting();
         this.#startCheckpoint();
       });
@@ -995,7 +998,7 @@ export class SegmentStore implements BlockStore {
     await this.idle();
     if (this.poisonReason === undefined) {
       for (const segment of this.#segments)
-        if (segment.nextSequence > segment.startSequence && segment.freeRecords > 0) {
+        if (!segment.isCovered && segment.freeRecords > 0) {
           // Tells the next start that all before is durable, so that it need not read it again.
           if (segment.appendMark() === DiskStatus.ok) this.#markDirty(segment);
         }

@@ -65,6 +65,8 @@ export class Segment {
   /** Fragmented: no block of this many units finds room until something is released. */
   unitsImpossible = Number.POSITIVE_INFINITY;
   isCheckpointing = false;
+  /** No record but marks came after the last sync that a record tells of. */
+  isCovered = true;
   #ring: RecordRing | undefined;
 
   constructor(
@@ -216,7 +218,9 @@ export class Segment {
     const status = ring.prepare(this.nextSequence);
     if (status !== DiskStatus.ok) return status;
     const offset = ring.slotOffset(this.nextSequence);
-    encodeRecord(ring.page, offset, kind, this.nextSequence, this.context.bootCount, this.durableEnd);
+    const { bootCount } = this.context;
+    encodeRecord(ring.page, offset, kind, this.nextSequence, bootCount, this.durableEnd, this.generation);
+    this.isCovered = kind === RecordKind.mark;
     return DiskStatus.ok;
   }
 

@@ -37,7 +37,7 @@ const MAGIC = 0x41545354;
 const FORMAT_VERSION = 1;
 const HEADER_BYTES = 512;
 const FENCE_BYTES = 16;
-const Kind = { sealed: 1, fence: 2, boot: 3, ring: 4, segments: 5, incarnation: 6 } as const;
+const Kind = { sealed: 1, fence: 2, ring: 3, segments: 4, incarnation: 5 } as const;
 
 export interface StateIdentity {
   readonly clusterId: ClusterId;
@@ -129,11 +129,6 @@ export class StateLog {
     this.#change(Kind.fence, volumeId, epoch, done);
   }
 
-  setBootCount(bootCount: number, done: Done): void {
-    this.bootCount = bootCount;
-    this.#change(Kind.boot, bootCount, 0, done);
-  }
-
   setRingVersion(ringVersion: number, done: Done): void {
     this.ringVersion = ringVersion;
     this.#change(Kind.ring, ringVersion, 0, done);
@@ -151,7 +146,10 @@ export class StateLog {
     this.#change(Kind.incarnation, low, high, done);
   }
 
-  /** Writes all values as a new snapshot. */
+  /**
+   * Writes all values as a new snapshot. Every start does, with its boot count: what a killed process wrote and
+   * never synced is readable, and may still be lost, until it is written again.
+   */
   writeSnapshot(done: Done): void {
     this.#isBusy = true;
     this.#rotate((status) => this.#finish([{ kind: 0, first: 0, second: 0, done }], status));
@@ -306,7 +304,6 @@ export class StateLog {
     const second = getU64(image.view, offset + 32);
     const kind = image.bytes[offset + 4];
     if (kind === Kind.fence) this.fences.set(first, Math.max(second, this.fences.get(first) ?? 0));
-    else if (kind === Kind.boot) this.bootCount = first;
     else if (kind === Kind.ring) this.ringVersion = first;
     else if (kind === Kind.segments) this.segmentCount = first;
     else if (kind === Kind.incarnation)

@@ -1,5 +1,5 @@
 /** Stores for tests: on a simulated disk, in a directory, in memory. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Disk, heapBuffer, type PeerId, type TurnScheduler } from "../../../../src/base";
@@ -64,7 +64,7 @@ export async function onSimulatedDisk(capacityBytes: number, isMappable: boolean
 }
 
 export async function inDirectory(capacityBytes: number, mapFiles: boolean): Promise<StoreUnderTest> {
-  const path = mkdtempSync(join(tmpdir(), "torus-store-"));
+  const path = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "torus-store-"));
   const attach = () =>
     openDirectoryDisk({ path, syncer: new InlineSyncer((callback) => setImmediate(callback)), mapFiles });
   let store = await openOn(attach(), sizeFor(capacityBytes));
