@@ -6,7 +6,14 @@
  *
  * Requests are pooled objects that are handed to the transport themselves: no closure or promise per read.
  */
-import { type BlockRef, type ClusterId, heapBuffer, type NativeBuffer, type PeerId } from "../../base";
+import {
+  type AllocateBuffer,
+  type BlockRef,
+  type ClusterId,
+  heapBuffer,
+  type NativeBuffer,
+  type PeerId,
+} from "../../base";
 import type { Ring } from "../../ring";
 import {
   BLOCK_HEADROOM_BYTES,
@@ -42,6 +49,8 @@ export interface BlockReaderPorts {
   readonly health: PeerHealth;
   readonly view: ReaderView;
   readonly statistics: VolumeStatistics;
+  /** For what the transport writes into: memory that a system call can take. */
+  readonly allocate: AllocateBuffer;
 }
 
 export interface BlockReaderOptions {
@@ -155,7 +164,7 @@ export class BlockReader {
     buffer: NativeBuffer,
     onlyPeer?: PeerId,
   ): Promise<{ readonly status: StorageStatus; readonly offset: number; readonly lengthBytes: number }> {
-    const scratch = heapBuffer(HEADER_BYTES_MAX);
+    const scratch = this.#ports.allocate(HEADER_BYTES_MAX);
     const failed = (status: StorageStatus) => ({ status, offset: 0, lengthBytes: 0 });
     const status = await this.readHeader(ref, scratch, 0, onlyPeer);
     if (status !== StorageStatus.ok) return failed(status);

@@ -9,7 +9,7 @@ import {
   BlockKind,
   type BlockRef,
   type Epoch,
-  heapBuffer,
+  type NativeBuffer,
   type PeerId,
   type VolumeId,
 } from "../../base";
@@ -81,6 +81,7 @@ class Opening {
     this.#reader = new BlockReader(
       {
         clusterId: this.#cluster.view.clusterId,
+        allocate: ports.allocate,
         transport: ports.transport,
         health: this.#health,
         view: this.#cluster,
@@ -220,7 +221,7 @@ class Opening {
     map.beginEpoch(volume.volumeId, asEpoch(head.epoch));
     const applier = new BlockApplier(this.#ports.clock, map);
     const buffers = Array.from({ length: Math.min(HEADERS_AT_ONCE, blocks.length) }, () =>
-      heapBuffer(HEADER_BYTES_MAX),
+      this.#ports.allocate(HEADER_BYTES_MAX),
     );
     const reading: Promise<boolean>[] = [];
     const startRead = (position: number): void => {
@@ -260,7 +261,7 @@ class Opening {
     return blocks.slice(0, position);
   }
 
-  async #readTailHeader(block: AdoptedBlock, buffer: ReturnType<typeof heapBuffer>): Promise<boolean> {
+  async #readTailHeader(block: AdoptedBlock, buffer: NativeBuffer): Promise<boolean> {
     const header = new BlockHeader();
     for (const holder of block.holders) {
       const status = await this.#reader.readHeader(this.#tailRef(block.index), buffer, 0, holder.peerId);
@@ -342,6 +343,11 @@ class Opening {
       checkpointer,
       statistics: this.#statistics,
       cache: this.#ports.makeCache?.(),
+      onCleanError: (error) =>
+        this.#ports.onEvent?.({
+          level: "warning",
+          text: `volume ${volume.name}: cleaning stopped for now: ${error instanceof Error ? error.message : String(error)}`,
+        }),
     };
   }
 

@@ -53,6 +53,7 @@ class SnapshotParts {
     this.reader = new BlockReader(
       {
         clusterId: this.cluster.view.clusterId,
+        allocate: ports.allocate,
         transport,
         health: this.health,
         view: this.cluster,
