@@ -1,22 +1,224 @@
 /**
  * Cleaning (rule R11): overwritten pages leave dead space in old blocks; the live rest of the emptiest blocks is
- * rewritten into the log, after which their peers' collectors may delete them. A page is copied only if, at the
- * moment the copy enters the open block, the map still names the source and nothing newer exists anywhere.
+ * rewritten into the log, after which collection deletes them. A page is copied only if, in the very step in which
+ * the copy enters the open block, the map still names the source and the overlay has nothing newer. The source is
+ * read whole and checked; a block that cannot be read is left alone.
+ *
+ * Blocks that a snapshot or clone may hold are skipped, since copying from them frees nothing. Which these are is
+ * known by the epoch of the snapshots' roots, and exactly for snapshots taken by this writer.
  */
+import { type NativeBuffer, sleep } from "../../base";
+import { BLOCK_HEADROOM_BYTES, HOLE_SLOT, BlockHeader, PAGE_BYTES } from "../block";
+import { type BlockUse, makeLocation } from "../inode";
+import { StorageStatus } from "../ports";
 import type { LogWriter } from "./log-writer";
+import { NOT_IN_OVERLAY } from "./page-overlay";
+import { PinnedBlocks } from "./pinned-blocks";
 import type { VolumeCore } from "./volume-core";
 
+/** Emptiest blocks taken from one scan of the live counts. */
+const CANDIDATES_MAX = 256;
+/** A block with a larger part live is not worth its copy. */
+const LIVE_PART_MAX = 0.85;
+/** Below this much dead space nothing is done. */
+const DEAD_BYTES_MIN = 2 * 1024 * 1024;
+/** From this ratio on the rate limit does not hold. */
+const HURRY_RATIO = 1.85;
+/** After a scan that found nothing to clean. */
+const IDLE_MS = 30_000;
+const ROOM_POLL_MS = 20;
+/** Buffers left to the writers. */
+const FREE_BUFFERS_MIN = 3;
+
+interface Candidate {
+  readonly lsn: number;
+  readonly livePart: number;
+}
+
 export class Cleaner {
-  constructor(
-    readonly core: VolumeCore,
-    readonly log: LogWriter,
-  ) {}
+  readonly #core: VolumeCore;
+  readonly #log: LogWriter;
+  readonly #pinned: PinnedBlocks;
+  #running: Promise<void> | undefined;
+  #stopped = false;
+  #idleUntilMs = 0;
 
-  tick(): void {}
-
-  snapshotTaken(): void {}
-
-  stop(): Promise<void> {
-    return Promise.resolve();
+  constructor(core: VolumeCore, log: LogWriter) {
+    this.#core = core;
+    this.#log = log;
+    this.#pinned = new PinnedBlocks(core.ports.clock, core.ports.registry, core.session.grant);
   }
+
+  /** Bytes of blocks with live pages, as a multiple of the live bytes. */
+  get ratio(): number {
+    const { livePageCount, deadSlotCount } = this.#core.map.statistics();
+    return (livePageCount + deadSlotCount) / Math.max(1, livePageCount);
+  }
+
+  /** Starts a pass when there is need; called every now and then. */
+  tick(): void {
+    const { options, distributor, ports, onCleanError } = this.#core;
+    if (this.#stopped || this.#running || options.cleanBytesPerSecond === 0 || distributor.full) return;
+    if (ports.clock.nowMs() < this.#idleUntilMs || !this.#isNeeded()) return;
+    this.#running = this.#pass()
+      .catch((error: unknown) => onCleanError(error))
+      .finally(() => {
+        this.#running = undefined;
+      });
+  }
+
+  /** The snapshot whose root is this holds all blocks up to the newest in the map. */
+  snapshotTaken(rootIndex: number, dataIndex: number): void {
+    this.#pinned.snapshotTaken(rootIndex, dataIndex === 0 ? 0 : this.#core.map.claimLsn(dataIndex));
+  }
+
+  /** Resolves when nothing is copied any more. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    await this.#running;
+  }
+
+  #isNeeded(): boolean {
+    const { deadSlotCount } = this.#core.map.statistics();
+    return deadSlotCount * PAGE_BYTES >= DEAD_BYTES_MIN && this.ratio > this.#core.options.cleanAboveRatio;
+  }
+
+  async #pass(): Promise<void> {
+    const { clock } = this.#core.ports;
+    await this.#pinned.refresh();
+    const candidates = await this.#chooseCandidates();
+    let copied = 0;
+    for (const { lsn } of candidates) {
+      if (this.#stopped || !this.#isNeeded()) break;
+      const bytes = await this.#cleanBlock(lsn);
+      copied += bytes;
+      const delayMs = (bytes * 1000) / this.#core.options.cleanBytesPerSecond;
+      if (this.ratio < HURRY_RATIO && delayMs > 0) await sleep(clock, delayMs);
+    }
+    if (copied === 0) this.#idleUntilMs = clock.nowMs() + IDLE_MS;
+  }
+
+  /** One scan over the live counts, keeping the emptiest. */
+  async #chooseCandidates(): Promise<readonly Candidate[]> {
+    const { map } = this.#core;
+    let found: Candidate[] = [];
+    const visit = (use: BlockUse): void => {
+      const livePart = use.livePages / Math.max(1, use.slotCount);
+      if (livePart > LIVE_PART_MAX) return;
+      const ref = map.refOf(use.lsn);
+      if (!ref || this.#pinned.has(ref, use.lsn)) return;
+      found.push({ lsn: use.lsn, livePart });
+      if (found.length >= 2 * CANDIDATES_MAX) found = emptiest(found);
+    };
+    for (let from = 1; from > 0 && !this.#stopped; ) {
+      const step = await new Promise<{ status: StorageStatus; next: number }>((resolve) =>
+        map.scanBlocks(from, visit, (status, next) => resolve({ status, next })),
+      );
+      if (step.status !== StorageStatus.ok) return [];
+      from = step.next;
+      await sleep(this.#core.ports.clock, 0);
+    }
+    return emptiest(found);
+  }
+
+  /** Copies what is live of one block; returns how many bytes. */
+  async #cleanBlock(lsn: number): Promise<number> {
+    const { ports, reader, map, statistics } = this.#core;
+    const ref = map.refOf(lsn);
+    if (!ref) return 0;
+    const buffer = await ports.bufferPool.acquire();
+    try {
+      const found = await reader.readBlock(ref, buffer);
+      if (found.status !== StorageStatus.ok || this.#stopped) return 0;
+      const header = new BlockHeader();
+      header.parse(buffer, found.offset, found.lengthBytes);
+      const extent = { firstPage: 0, pageCount: 0, firstSlot: 0 };
+      let pages = 0;
+      for (let index = 0; index < header.extentCount && !this.#stopped; index++) {
+        header.extent(index, extent);
+        if (extent.firstSlot !== HOLE_SLOT)
+          pages += await this.#copyRun(
+            extent.firstPage,
+            extent.pageCount,
+            makeLocation(lsn, extent.firstSlot),
+            extent.firstSlot,
+            buffer,
+          );
+      }
+      statistics.pagesCleaned += pages;
+      statistics.blocksCleaned++;
+      return pages * PAGE_BYTES;
+    } finally {
+      ports.bufferPool.release(buffer);
+    }
+  }
+
+  async #copyRun(
+    firstPage: number,
+    pageCount: number,
+    location: number,
+    firstSlot: number,
+    buffer: NativeBuffer,
+  ): Promise<number> {
+    let copied = 0;
+    for (let done = 0; done < pageCount && !this.#stopped; ) {
+      if (!(await this.#hasRoom())) return copied;
+      const page = firstPage + done;
+      const source = BLOCK_HEADROOM_BYTES + (firstSlot + done) * PAGE_BYTES;
+      const step = await this.#whenLoaded(page, pageCount - done, () =>
+        this.#copySome(page, pageCount - done, location + done, source, buffer),
+      );
+      if (!step) return copied;
+      done += step.passed;
+      copied += step.copied;
+    }
+    return copied;
+  }
+
+  /** Runs `act` in the turn in which the map has the pages; undefined when a map node cannot be read. */
+  #whenLoaded<T>(page: number, pageCount: number, act: () => T): Promise<T | undefined> {
+    return new Promise((resolve) => {
+      const loaded = (status: StorageStatus): void =>
+        resolve(status === StorageStatus.ok && !this.#stopped ? act() : undefined);
+      if (this.#core.map.ensureLoaded(page, pageCount, loaded)) loaded(StorageStatus.ok);
+    });
+  }
+
+  /** The one synchronous step: compare with map and overlay, copy, map. */
+  #copySome(
+    firstPage: number,
+    pageCount: number,
+    location: number,
+    source: number,
+    buffer: NativeBuffer,
+  ): { passed: number; copied: number } {
+    let skipped = 0;
+    while (skipped < pageCount && !this.#isLive(firstPage + skipped, location + skipped)) skipped++;
+    let live = 0;
+    while (skipped + live < pageCount && this.#isLive(firstPage + skipped + live, location + skipped + live))
+      live++;
+    const room = Math.min(live, this.#log.room());
+    const copied =
+      room === 0 ? 0 : this.#log.writePages(firstPage + skipped, room, buffer, source + skipped * PAGE_BYTES);
+    return { passed: skipped + copied, copied };
+  }
+
+  #isLive(page: number, location: number): boolean {
+    return this.#log.overlay.locate(page) === NOT_IN_OVERLAY && this.#core.map.locationOf(page) === location;
+  }
+
+  /** Writers go first: cleaning waits while buffers are short. */
+  async #hasRoom(): Promise<boolean> {
+    const { blockPool, clock } = this.#core.ports;
+    const needed = Math.min(FREE_BUFFERS_MIN, blockPool.blockCountMax - 1);
+    while (!this.#stopped && (blockPool.freeCount < needed || this.#core.distributor.full))
+      await sleep(clock, ROOM_POLL_MS);
+    return !this.#stopped;
+  }
+}
+
+function emptiest(candidates: Candidate[]): Candidate[] {
+  return candidates
+    .sort((one, other) => one.livePart - other.livePart || one.lsn - other.lsn)
+    .slice(0, CANDIDATES_MAX);
 }

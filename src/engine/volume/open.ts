@@ -16,7 +16,7 @@ import {
 import { BlockFault, BlockHeader, HEADER_BYTES_MAX, makeBlockSealer } from "../block";
 import { DistributedBlock, Distributor, PeerHealth, Placement } from "../distributor";
 import type { Head, LogMember, LogSet } from "../head";
-import { createPageMap, openPageMap, type PageMap } from "../inode";
+import { createPageMap, InodeError, openPageMap, type PageMap } from "../inode";
 import { type FenceReply, type OpenGrant, StorageStatus, type VolumeSession } from "../ports";
 import { placingMembers } from "../../ring";
 import { BlockApplier } from "./block-applier";
@@ -51,7 +51,7 @@ export async function openVolume(
     return await opening.run();
   } catch (error) {
     await opening.abandon();
-    throw error;
+    throw opening.explain(error);
   }
 }
 
@@ -113,6 +113,19 @@ class Opening {
     } finally {
       deadline.cancel();
     }
+  }
+
+  explain(error: unknown): unknown {
+    if (!(error instanceof InodeError)) return error;
+    const name = this.#grant.volume.name;
+    return new VolumeError(
+      "unreadable",
+      `Cannot open volume "${name}": ${error.message}; start the peers that hold it`,
+      {
+        retryable: error.retryable,
+        cause: error,
+      },
+    );
   }
 
   async abandon(): Promise<void> {

@@ -51,6 +51,8 @@ export interface VolumeCore {
   readonly checkpointer: Checkpointer;
   readonly statistics: VolumeStatistics;
   readonly cache: PageCache | undefined;
+  /** What goes wrong in cleaning is told and tried again later. */
+  readonly onCleanError: (error: unknown) => void;
 }
 
 /** The distributor is made before the volume that listens to it. */

@@ -25,6 +25,7 @@ import { WritePath } from "./write-path";
 
 const TICK_MS = 1_000;
 const CLOSE_DEADLINE_MS = 30_000;
+const TAIL_BYTES_MIN = 16 * 1024 * 1024;
 const REQUESTS_QUEUED_MAX = 1024;
 /** 64 TiB. */
 export const VOLUME_SIZE_BYTES_MAX = 64 * 2 ** 40;
@@ -42,6 +43,9 @@ export interface VolumeHealth {
   /** No peer has space for some block. */
   readonly full: boolean;
   readonly tailBytes: number;
+  readonly liveBytes: number;
+  /** Bytes of the data blocks that hold live pages, as a multiple of the live bytes. */
+  readonly spaceRatio: number;
   readonly blocksPending: number;
 }
 
@@ -159,6 +163,8 @@ export class Volume implements DistributorListener {
       copiesWanted,
       full: distributor.full,
       tailBytes: checkpointer.tailBytes,
+      liveBytes: this.#core.map.statistics().livePageCount * PAGE_BYTES,
+      spaceRatio: this.#cleaner.ratio,
       blocksPending: distributor.blocksPending,
     };
   }
@@ -311,10 +317,16 @@ export class Volume implements DistributorListener {
     } else this.#differsSinceMs = 0;
     if (checkpointer.running) return;
     const due =
-      checkpointer.tailBytes >= options.checkpointLogBytes ||
-      checkpointer.ageMs >= options.checkpointIntervalMs;
+      checkpointer.tailBytes >= this.#tailBytesMax() || checkpointer.ageMs >= options.checkpointIntervalMs;
     if (due && checkpointer.dirty) return this.#checkpointInBackground({});
     this.#cleaner.tick();
+  }
+
+  /** What was overwritten or cleaned is collected only after a checkpoint: small volumes make them more often. */
+  #tailBytesMax(): number {
+    const { options, map } = this.#core;
+    const liveBytes = map.statistics().livePageCount * PAGE_BYTES;
+    return Math.min(options.checkpointLogBytes, Math.max(TAIL_BYTES_MIN, liveBytes / 4));
   }
 
   #desired(silentMsMax: number): ReturnType<typeof desiredLogSet> {
@@ -410,7 +422,8 @@ export class Volume implements DistributorListener {
   async #takeSnapshot(requestId: string): Promise<void> {
     await this.#drain();
     const outcome = await this.checkpoint({ snapshotRequestId: requestId });
-    if (outcome.kind === "committed") this.#cleaner.snapshotTaken();
+    const { root, dataIndex } = this.#core.checkpointer.head;
+    if (outcome.kind === "committed") this.#cleaner.snapshotTaken(root?.index ?? 0, dataIndex);
     else this.#event("info", `a snapshot request was withdrawn: ${outcome.reason}`);
   }
 

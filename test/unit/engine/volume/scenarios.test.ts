@@ -1,0 +1,397 @@
+/** Scenarios of an open volume that are told one by one: members, snapshots, sizes, cleaning, leases, bad copies. */
+import { describe, expect, test } from "bun:test";
+import { openSnapshotVolume, type Volume, VolumeError } from "../../../../src/engine/volume";
+import { SnapshotAdmin, VolumeAdmin } from "../../../../src/meta";
+import { flush, read, SeededRandom, type TestClient, TestCluster, trim, write } from "./cluster";
+
+const MIB = 1024 ** 2;
+const filled = (length: number, value: number): Uint8Array => new Uint8Array(length).fill(value);
+
+async function start(
+  options: Parameters<typeof TestCluster.start>[0] & { readonly sizeBytes?: number } = {},
+): Promise<{ cluster: TestCluster; client: TestClient; volume: Volume }> {
+  const cluster = await TestCluster.start(options);
+  await cluster.run(cluster.volumes.create("db", options.sizeBytes ?? 64 * MIB));
+  const client = await cluster.client();
+  const volume = await cluster.run(client.open("db"));
+  return { cluster, client, volume };
+}
+
+async function failureOf(promise: Promise<unknown>): Promise<VolumeError> {
+  try {
+    await promise;
+  } catch (error) {
+    if (error instanceof VolumeError) return error;
+    throw error;
+  }
+  throw new Error("it did not fail");
+}
+
+describe("requests", () => {
+  test("beyond the end, of no length, and after the close are answered by their status", async () => {
+    const { cluster, volume } = await start({ sizeBytes: MIB });
+    expect(await cluster.run(write(volume, MIB - 10, filled(11, 1)))).toBe(3);
+    expect(await cluster.run(write(volume, MIB, filled(0, 1)))).toBe(0);
+    expect(await cluster.run(write(volume, MIB - 10, filled(10, 1)))).toBe(0);
+    expect(await cluster.run(read(volume, MIB - 10, 10))).toEqual(filled(10, 1));
+    expect(await cluster.run(trim(volume, MIB - 5, 6))).toBe(3);
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+    expect(await cluster.run(write(volume, 0, filled(1, 1)))).toBe(5);
+    expect(await cluster.run(flush(volume))).toBe(5);
+  });
+
+  test("flush on a volume without news does not touch the peers", async () => {
+    const { cluster, client, volume } = await start();
+    const before = client.transport.bytesPut;
+    expect(await cluster.run(flush(volume))).toBe(0);
+    expect(client.transport.bytesPut).toBe(before);
+  });
+
+  test("a 4 KiB write with a flush sends about 4 KiB to each replica", async () => {
+    const { cluster, client, volume } = await start();
+    const before = client.transport.bytesPut;
+    await cluster.run(write(volume, 8192, filled(4096, 1)));
+    await cluster.run(flush(volume));
+    expect(client.transport.bytesPut - before).toBeLessThan(2 * 4200);
+  });
+
+  test("extents tell data from holes, before and after the checkpoint", async () => {
+    const { cluster, volume } = await start({ sizeBytes: 64 * 1024 * MIB });
+    await cluster.run(write(volume, 3 * MIB, filled(8192, 1)));
+    await cluster.run(write(volume, 40_000 * MIB, filled(4096, 1)));
+    await cluster.run(trim(volume, 3 * MIB + 4096, 4096));
+    const extents = () =>
+      cluster.run(
+        new Promise<unknown>((resolve) =>
+          volume.extents(MIB, 64_000 * MIB, 16, (status, found) => resolve([status, found])),
+        ),
+      );
+    const expected = [
+      0,
+      [
+        { lengthBytes: 2 * MIB, hole: true },
+        { lengthBytes: 4096, hole: false },
+        { lengthBytes: 39_997 * MIB - 4096, hole: true },
+        { lengthBytes: 4096, hole: false },
+        { lengthBytes: 24_001 * MIB - 4096, hole: true },
+      ],
+    ];
+    expect(await extents()).toEqual(expected);
+    await cluster.run(flush(volume));
+    await cluster.run(volume.checkpoint());
+    expect(await extents()).toEqual(expected);
+  });
+
+  test("sequential reads are fetched ahead into the cache", async () => {
+    const cluster = await TestCluster.start();
+    await cluster.run(cluster.volumes.create("db", 64 * MIB));
+    let client = await cluster.client();
+    let volume = await cluster.run(client.open("db"));
+    await cluster.run(write(volume, 0, filled(4 * MIB, 7)));
+    await cluster.run(volume.close());
+    client = await cluster.client({ cacheBytes: 8 * MIB });
+    volume = await cluster.run(client.open("db"));
+    const before = client.transport.readCount;
+    for (let at = 0; at < 4 * MIB; at += 4096) expect((await cluster.run(read(volume, at, 4096)))[0]).toBe(7);
+    expect(client.transport.readCount - before).toBeLessThan(200);
+    expect(volume.statistics.pagesFromCache).toBeGreaterThan(700);
+  });
+});
+
+describe("members of the log set", () => {
+  test("the death of one of three peers stalls writes by less than half a second, then not at all", async () => {
+    const { cluster, volume } = await start();
+    await cluster.run(write(volume, 0, filled(MIB, 1), true));
+    (cluster.peers[0] as (typeof cluster.peers)[0]).silent = true;
+    let longestMs = 0;
+    for (let index = 0; index < 50; index++) {
+      const startMs = cluster.clock.nowMs();
+      expect(await cluster.run(write(volume, index * 4096, filled(4096, 2), true))).toBe(0);
+      longestMs = Math.max(longestMs, cluster.clock.nowMs() - startMs);
+    }
+    expect(longestMs).toBeLessThan(600);
+    expect(longestMs).toBeGreaterThan(100);
+    await cluster.pass(30_000);
+    expect(volume.health.memberCount).toBe(2);
+    expect(volume.health.degraded).toBe(false);
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+  });
+
+  test("with two peers, one death lowers the width and shows it; the return raises it", async () => {
+    const { cluster, volume } = await start({ peerCount: 2 });
+    const [first] = cluster.peers as [(typeof cluster.peers)[0]];
+    cluster.kill(first);
+    const startMs = cluster.clock.nowMs();
+    expect(await cluster.run(write(volume, 0, filled(4096, 2), true))).toBe(0);
+    expect(cluster.clock.nowMs() - startMs).toBeLessThan(2_000);
+    expect(volume.health).toMatchObject({ degraded: true, width: 1, memberCount: 1 });
+    await cluster.restart(first);
+    await cluster.until(() => !volume.health.degraded, "two copies again");
+    expect(volume.health).toMatchObject({ degraded: false, width: 2, memberCount: 2 });
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+  });
+
+  test("a peer that comes back with an empty disk is another member", async () => {
+    const { cluster, volume } = await start({ peerCount: 2 });
+    const [first] = cluster.peers as [(typeof cluster.peers)[0]];
+    await cluster.run(write(volume, 0, filled(8192, 1), true));
+    await cluster.replaceDisk(first);
+    expect(await cluster.run(write(volume, 0, filled(4096, 2), true))).toBe(0);
+    await cluster.pass(15_000);
+    expect(volume.health).toMatchObject({ degraded: false, width: 2, memberCount: 2 });
+    expect(await cluster.run(read(volume, 4096, 4096))).toEqual(filled(4096, 1));
+  });
+
+  test("a new ring is followed by a checkpoint, and a peer of weight 0 leaves the set", async () => {
+    const { cluster, volume } = await start();
+    const added = await cluster.addPeer();
+    await cluster.changeRing({ kind: "add", members: [{ peerId: added.peerId, weight: 1, zone: "" }] });
+    await cluster.until(() => volume.health.memberCount === 4, "the new peer is a member");
+    await cluster.changeRing({ kind: "drain", peerId: (cluster.peers[0] as typeof added).peerId });
+    await cluster.until(() => volume.health.memberCount === 3, "the draining peer is none");
+    expect(await cluster.run(write(volume, 0, filled(MIB, 1), true))).toBe(0);
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+  });
+
+  test("a full pool goes on when a peer with space joins", async () => {
+    const { cluster, volume } = await start({ peerCount: 2 });
+    await cluster.run(write(volume, 0, filled(4096, 1), true));
+    for (const peer of cluster.peers) peer.full = true;
+    expect(await cluster.run(write(volume, 4096, filled(4096, 2), true))).toBe(2);
+    expect(volume.health.full).toBe(true);
+    for (let count = 0; count < 2; count++) {
+      const added = await cluster.addPeer();
+      await cluster.changeRing({ kind: "add", members: [{ peerId: added.peerId, weight: 1, zone: "" }] });
+    }
+    await cluster.until(() => !volume.health.full, "there is space again");
+    expect(await cluster.run(flush(volume))).toBe(0);
+    expect(await cluster.run(read(volume, 0, 8192))).toEqual(
+      Uint8Array.from([...filled(4096, 1), ...filled(4096, 2)]),
+    );
+  });
+});
+
+describe("opening", () => {
+  test("names the peers that may hold the newest blocks, and goes on without them only when told", async () => {
+    const cluster = await TestCluster.start({ peerCount: 3, replication: 3 });
+    await cluster.run(cluster.volumes.create("db", 64 * MIB));
+    const client = await cluster.client();
+    const volume = await cluster.run(client.open("db", { writeLevel: "quorum" }));
+    await cluster.run(write(volume, 0, filled(MIB, 1), true));
+    await cluster.pass(1_000);
+    client.crash();
+    cluster.kill(cluster.peers[0] as (typeof cluster.peers)[0]);
+    cluster.kill(cluster.peers[1] as (typeof cluster.peers)[0]);
+    const next = await cluster.client();
+    const failure = await cluster.run(failureOf(next.open("db")));
+    expect(failure.code).toBe("tail-unreachable");
+    expect(failure.retryable).toBe(true);
+    for (const peer of cluster.peers.slice(0, 2)) expect(failure.message).toContain(peer.peerId);
+    const opened = await cluster.run(next.open("db", { acceptLoss: true }));
+    expect(next.events.some((event) => event.text.includes("lost"))).toBe(true);
+    expect(opened.health.degraded).toBe(true);
+    expect(await cluster.run(read(opened, 0, MIB))).toEqual(filled(MIB, 1));
+  });
+
+  test("one dead peer of three is no hindrance, and its copies are made anew", async () => {
+    const { cluster, client, volume } = await start({ peerCount: 3 });
+    await cluster.run(write(volume, 0, filled(2 * MIB, 1), true));
+    client.crash();
+    const [first] = cluster.peers as [(typeof cluster.peers)[0]];
+    cluster.kill(first);
+    const next = await cluster.client();
+    const opened = await cluster.run(next.open("db"));
+    // Both others have every block now, so that one more may die.
+    cluster.kill(cluster.peers[1] as typeof first);
+    expect(await cluster.run(read(opened, 0, 2 * MIB))).toEqual(filled(2 * MIB, 1));
+  });
+
+  test("an older writer acknowledges nothing after a newer one has opened", async () => {
+    const { cluster, client, volume } = await start();
+    await cluster.run(write(volume, 0, filled(4096, 1), true));
+    // The first writer loses its metadata and so its lease, but not its peers.
+    client.store.cut = true;
+    await cluster.pass(40_000);
+    const next = await cluster.client();
+    const opened = await cluster.run(next.open("db"));
+    expect(await cluster.run(read(opened, 0, 4096))).toEqual(filled(4096, 1));
+    expect(await cluster.run(write(volume, 0, filled(4096, 2), true))).toBe(5);
+    expect(volume.state).toBe("failed");
+    expect(await cluster.run(read(opened, 0, 4096))).toEqual(filled(4096, 1));
+  });
+
+  test("no peers at all is a clear refusal and gives the lock back", async () => {
+    const cluster = await TestCluster.start({ peerCount: 2 });
+    await cluster.run(cluster.volumes.create("db", MIB));
+    for (const peer of cluster.peers) cluster.kill(peer);
+    const client = await cluster.client();
+    const failure = await cluster.run(failureOf(client.open("db")));
+    expect(failure.code).toBe("no-peers");
+    expect(failure.message).toBe(
+      'Cannot open volume "db": none of the 2 members of ring version 1 answers; start a daemon, or add peers to the ring',
+    );
+    for (const peer of cluster.peers) await cluster.restart(peer);
+    const startMs = cluster.clock.nowMs();
+    await cluster.run(client.open("db"));
+    expect(cluster.clock.nowMs() - startMs).toBeLessThan(5_000);
+  });
+});
+
+describe("leases and metadata", () => {
+  test("no read is answered past the deadline; writes go on through an outage; reads return with it", async () => {
+    const { cluster, client, volume } = await start();
+    await cluster.run(write(volume, 0, filled(4096, 1), true));
+    client.store.cut = true;
+    await cluster.pass(28_000);
+    const reading = read(volume, 0, 4096).then(
+      () => "answered",
+      () => "failed",
+    );
+    expect(await cluster.run(Promise.race([reading, cluster.pass(5_000).then(() => "waits")]))).toBe("waits");
+    expect(await cluster.run(write(volume, 0, filled(4096, 2), true))).toBe(0);
+    client.store.cut = false;
+    expect(await cluster.run(reading)).toBe("answered");
+    expect(await cluster.run(read(volume, 0, 4096))).toEqual(filled(4096, 2));
+  });
+
+  test("a checkpoint whose answer was lost is found to have been applied", async () => {
+    const { cluster, client, volume } = await start();
+    await cluster.run(write(volume, 0, filled(4096, 1), true));
+    client.store.loseNextAnswer = true;
+    expect(await cluster.run(volume.checkpoint())).toEqual({ kind: "committed" });
+    await cluster.run(write(volume, 4096, filled(4096, 2), true));
+    expect(await cluster.run(volume.checkpoint())).toEqual({ kind: "committed" });
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+  });
+
+  test("a lost session ends all requests and calls onFailed once", async () => {
+    const { cluster, client, volume } = await start();
+    const reasons: string[] = [];
+    volume.onFailed = (error) => reasons.push(error.message);
+    client.store.cut = true;
+    await cluster.pass(60_000);
+    const other = await cluster.client();
+    const opened = await cluster.run(other.open("db"));
+    client.store.cut = false;
+    await cluster.until(() => volume.state === "failed", "the first volume has failed");
+    expect(reasons).toHaveLength(1);
+    expect(await cluster.run(flush(volume))).toBe(5);
+    expect((await cluster.run(volume.close())).clean).toBe(false);
+    expect((await cluster.run(opened.close())).clean).toBe(true);
+  });
+});
+
+describe("bad copies", () => {
+  test("a copy that rotted is never read; with no good one left there is an error, never zeroes", async () => {
+    const { cluster, volume } = await start({ peerCount: 2 });
+    await cluster.run(write(volume, 0, filled(40_960, 5)));
+    await cluster.run(volume.close());
+    const client = await cluster.client();
+    const opened = await cluster.run(client.open("db"));
+    const [first, second] = cluster.peers as [(typeof cluster.peers)[0], (typeof cluster.peers)[0]];
+    expect(first.rot((name) => name.startsWith("data"))).toBeGreaterThan(0);
+    expect(await cluster.run(read(opened, 0, 40_960))).toEqual(filled(40_960, 5));
+    second.rot((name) => name.startsWith("data"));
+    await expect(cluster.run(read(opened, 36_864, 4096))).rejects.toThrow("ended with 1");
+    expect(opened.statistics.badCopies).toBeGreaterThan(0);
+  });
+});
+
+describe("snapshots and sizes", () => {
+  test("a snapshot of an attached volume holds what was written before it, and nothing after", async () => {
+    const { cluster, client, volume } = await start();
+    const snapshots = new SnapshotAdmin(cluster.context);
+    for (let round = 1; round <= 5; round++) {
+      await cluster.run(write(volume, 0, filled(200_000, round)));
+      await cluster.run(snapshots.create("db", `s${round}`));
+      await cluster.run(write(volume, 0, filled(100_000, 100 + round)));
+    }
+    for (let round = 1; round <= 5; round++) {
+      const session = await cluster.run(client.registry.openSnapshot("db", `s${round}`, "test"));
+      const snapshot = await cluster.run(openSnapshotVolume(client.ports, session));
+      expect(snapshot.name).toBe(`db@s${round}`);
+      expect(await cluster.run(read(snapshot as unknown as Volume, 0, 200_000))).toEqual(
+        filled(200_000, round),
+      );
+      expect(await cluster.run(write(snapshot as unknown as Volume, 0, filled(1, 1)))).toBe(4);
+      await cluster.run(snapshot.close());
+    }
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+  });
+
+  test("restore brings the snapshot's bytes back; a clone goes its own way", async () => {
+    const { cluster, client, volume } = await start();
+    const snapshots = new SnapshotAdmin(cluster.context);
+    await cluster.run(write(volume, 0, filled(50_000, 1)));
+    await cluster.run(snapshots.create("db", "s"));
+    await cluster.run(write(volume, 10_000, filled(90_000, 2)));
+    await cluster.run(volume.close());
+    await cluster.run(snapshots.clone("db", "s", "copy"));
+    const restored = await cluster.run(client.open("db", { restoreSnapshot: "s" }));
+    expect(await cluster.run(read(restored, 0, 50_000))).toEqual(filled(50_000, 1));
+    expect(await cluster.run(read(restored, 50_000, 50_000))).toEqual(filled(50_000, 0));
+    const clone = await cluster.run(client.open("copy"));
+    await cluster.run(write(clone, 0, filled(4096, 9), true));
+    expect((await cluster.run(read(clone, 4096, 1)))[0]).toBe(1);
+    expect((await cluster.run(read(restored, 0, 1)))[0]).toBe(1);
+    expect((await cluster.run(restored.close())).clean).toBe(true);
+    expect((await cluster.run(clone.close())).clean).toBe(true);
+    const again = await cluster.run(client.open("copy"));
+    expect((await cluster.run(read(again, 0, 1)))[0]).toBe(9);
+  });
+
+  test("grows while attached when asked by others, and shrinks only when told", async () => {
+    const { cluster, volume } = await start({ sizeBytes: MIB });
+    const sizes: number[] = [];
+    volume.onResize((sizeBytes) => sizes.push(sizeBytes));
+    await cluster.run(new VolumeAdmin(cluster.context).resize("db", 4 * MIB));
+    expect(sizes).toEqual([4 * MIB]);
+    expect(await cluster.run(write(volume, 3 * MIB, filled(MIB, 3)))).toBe(0);
+    const failure = await cluster.run(failureOf(volume.resize(2 * MIB)));
+    expect(failure.code).toBe("bad-size");
+    await cluster.run(volume.resize(3 * MIB + 100, { shrink: true }));
+    expect(await cluster.run(write(volume, 3 * MIB + 100, filled(1, 1)))).toBe(3);
+    await cluster.run(volume.resize(4 * MIB));
+    expect(await cluster.run(read(volume, 3 * MIB, 200))).toEqual(
+      Uint8Array.from([...filled(100, 3), ...filled(100, 0)]),
+    );
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+  });
+});
+
+describe("cleaning", () => {
+  test("ten times random overwriting stays below twice the live size, and reads right", async () => {
+    const sizeBytes = 8 * MIB;
+    const cluster = await TestCluster.start({ peerCount: 2 });
+    await cluster.run(cluster.volumes.create("db", sizeBytes));
+    const client = await cluster.client();
+    const volume = await cluster.run(client.open("db", { checkpointIntervalMs: 2_000 }));
+    const random = new SeededRandom(5);
+    const pages = sizeBytes / 4096;
+    const stamps = new Uint8Array(pages);
+    let next = 0;
+    for (let round = 0; round < 10 * pages; round += 64) {
+      const work: Promise<number>[] = [];
+      const seen = new Set<number>();
+      for (let index = 0; index < 64; index++) {
+        const page = round < pages ? next++ % pages : random.below(pages);
+        if (seen.has(page)) continue;
+        seen.add(page);
+        stamps[page] = 1 + random.below(250);
+        work.push(write(volume, page * 4096, filled(4096, stamps[page] as number)));
+      }
+      for (const status of await cluster.run(Promise.all(work))) expect(status).toBe(0);
+      await cluster.pass(20);
+    }
+    await cluster.run(flush(volume));
+    await cluster.pass(20_000);
+    expect(volume.statistics.pagesCleaned).toBeGreaterThan(0);
+    expect(volume.health.spaceRatio).toBeLessThan(2);
+    for (let page = 0; page < pages; page += 16) {
+      const found = await cluster.run(read(volume, page * 4096, 16 * 4096));
+      for (let index = 0; index < 16; index++)
+        expect(found[index * 4096 + 5]).toBe(stamps[page + index] as number);
+    }
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+  }, 30_000);
+});
