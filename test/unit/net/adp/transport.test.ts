@@ -32,7 +32,7 @@ import {
 } from "../../../../src/net/adp";
 import * as frames from "../../../../src/net/adp/frame";
 import { until, withLoop } from "../../../support/loop";
-import { ManualClock } from "../../../support/manual-clock";
+import { VirtualClock } from "../../../support/virtual-clock";
 import { MemoryNetwork } from "../../../support/memory-network";
 import { MemoryService } from "../../../support/memory-service";
 
@@ -370,18 +370,22 @@ function seeded(seed: number): Random {
 }
 
 class World {
-  readonly clock = new ManualClock();
+  readonly clock = new VirtualClock();
   readonly random: Random;
   readonly wire: MemoryNetwork;
   readonly turns = { afterTurn: (callback: () => void) => void this.clock.schedule(0, callback) };
   readonly addresses = new Map<PeerId, StreamAddress>();
 
-  constructor(seed: number, options: { latencyMsMax?: number; windowBytes?: number } = {}) {
+  constructor(
+    seed: number,
+    options: { latencyMsMax?: number; windowBytes?: number; pieceBytesMax?: number } = {},
+  ) {
     this.random = seeded(seed);
     this.wire = new MemoryNetwork({
       clock: this.clock,
       random: this.random,
-      pieceBytesMax: 1 + (this.random.nextU32() % 5000),
+      pieceBytesMax: 500 + (this.random.nextU32() % 5000),
+      windowBytes: 30_000,
       ...options,
     });
   }
@@ -431,7 +435,8 @@ class World {
 
 test("every request is answered once, with the right bytes, however the stream is cut to pieces", () => {
   for (let seed = 1; seed <= 4; seed++) {
-    const world = new World(seed, { latencyMsMax: 3 });
+    // The last one in pieces of a few bytes.
+    const world = new World(seed, { latencyMsMax: 3, ...(seed === 4 ? { pieceBytesMax: 7 } : {}) });
     world.serve(peers[0]);
     world.serve(peers[1]);
     const client = world.client();
