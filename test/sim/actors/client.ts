@@ -66,8 +66,6 @@ export class SimClient {
   session: Session | undefined;
   /** Off: it opens nothing any more, and closes what it has open. */
   wanted = true;
-  /** Between requests of one worker. */
-  thinkMs = 3;
   readonly counts = {
     opens: 0,
     opensFailed: 0,
@@ -165,10 +163,9 @@ export class SimClient {
     const { scanOnly } = this.machine;
     if (scanOnly || random.chance(0.6)) await work.scan();
     const untilMs = process.clock.nowMs() + (scanOnly ? 500 : 1_000 + random.delayMs(15_000));
+    const thinkMs = random.pick([2, 15, 60]);
     const isOver = () => failed || !this.wanted || process.clock.nowMs() > untilMs;
-    await Promise.all(
-      Array.from({ length: 1 + random.below(5) }, () => work.worker(isOver, () => this.thinkMs)),
-    );
+    await Promise.all(Array.from({ length: 1 + random.below(5) }, () => work.worker(isOver, thinkMs)));
     const outcome = await volume.close();
     this.counts.closes += 1;
     process.log(`closed the volume: ${outcome.clean ? "clean" : outcome.reason}`);
@@ -223,10 +220,10 @@ class Work {
     private readonly counts: { errors: number; scans: number; scansComplete: number },
   ) {}
 
-  async worker(isOver: () => boolean, thinkMs: () => number): Promise<void> {
+  async worker(isOver: () => boolean, thinkMs: number): Promise<void> {
     while (!isOver()) {
       await this.request();
-      await sleep(this.process.clock, this.random.delayMs(thinkMs()));
+      await sleep(this.process.clock, this.random.delayMs(thinkMs));
     }
   }
 
@@ -277,12 +274,15 @@ class Work {
     const offset = firstPage * PAGE_BYTES;
     const length = pageCount * PAGE_BYTES;
     let status: VolumeStatus;
-    if (trim) status = await this.wait("trim", (done) => this.volume.trim(offset, length, durable, done));
+    if (trim)
+      status = await this.wait(`trim ${firstPage}+${pageCount}`, (done) =>
+        this.volume.trim(offset, length, durable, done),
+      );
     else {
       const source = heapBuffer(length);
       for (let index = 0; index < pageCount; index += 1)
         fillSectors(source.words, (index * PAGE_BYTES) / 4, firstPage + index, 0, SECTORS_PER_PAGE, writeId);
-      status = await this.wait("write", (done) =>
+      status = await this.wait(`write ${firstPage}+${pageCount} #${writeId}`, (done) =>
         this.volume.write(offset, length, source, 0, durable, done),
       );
       // The device had it until now: whatever happens to it afterwards must not matter.
@@ -309,7 +309,7 @@ class Work {
     const source = heapBuffer(count * SECTOR_BYTES);
     fillSectors(source.words, 0, page, first, count, writeId);
     const offset = page * PAGE_BYTES + first * SECTOR_BYTES;
-    const status = await this.wait("part", (done) =>
+    const status = await this.wait(`write to page ${page} #${writeId}`, (done) =>
       this.volume.write(offset, count * SECTOR_BYTES, source, 0, false, done),
     );
     this.process.log(`write ${page} sectors ${first}+${count} #${writeId}: ${status}`);
@@ -320,7 +320,7 @@ class Work {
   private async flush(): Promise<void> {
     const { model } = this.machine;
     const covered = model.beginFlush(this.session);
-    const status = await this.wait("flush", (done) => this.volume.flush(done));
+    const status = await this.wait(`flush of ${covered}`, (done) => this.volume.flush(done));
     this.process.log(`flush of ${covered}: ${status}`);
     model.endFlush(this.session, covered, status === VolumeStatus.ok);
     if (status !== VolumeStatus.ok) this.counts.errors += 1;
@@ -331,7 +331,7 @@ class Work {
     const start = model.beginRead(this.session, firstPage, pageCount);
     const destination: NativeBuffer = heapBuffer(pageCount * PAGE_BYTES);
     destination.bytes.fill(0xdd);
-    const status = await this.wait("read", (done) =>
+    const status = await this.wait(`read ${firstPage}+${pageCount}`, (done) =>
       this.volume.read(firstPage * PAGE_BYTES, pageCount * PAGE_BYTES, destination, 0, done),
     );
     if (status !== VolumeStatus.ok) {
@@ -349,19 +349,20 @@ class Work {
   /** A request must be answered once, and not hang while its process runs. */
   private wait(what: string, start: (done: (status: VolumeStatus) => void) => void): Promise<VolumeStatus> {
     const { world } = this.machine;
+    const begunMs = world.nowMs;
     return new Promise((resolve) => {
       let answered = false;
       const hang = this.process.clock.schedule(REQUEST_HANG_MS, () => {
         world.fail(
           new Violation(
             "liveness",
-            `${this.process.name}: a ${what} was not answered in ${REQUEST_HANG_MS / 1000} s`,
+            `${this.process.name}: ${what}, begun at ${begunMs.toFixed(3)}, was not answered in ${REQUEST_HANG_MS / 1000} s`,
           ),
         );
       });
       start((status) => {
         if (answered) {
-          world.fail(new Violation("answers", `${this.process.name}: a ${what} was answered twice`));
+          world.fail(new Violation("answers", `${this.process.name}: ${what} was answered twice`));
           return;
         }
         answered = true;

@@ -13,7 +13,7 @@ import type { SimNetwork } from "../world/network";
 import type { Prng } from "../world/prng";
 import { SimProcess, type World } from "../world/world";
 
-const STORE_BYTES = 24 * 1024 * 1024;
+const STORE_BYTES = 512 * 1024 * 1024;
 const SEGMENT_BYTES = 4 * 1024 * 1024;
 const BOOT_RETRY_MS = 700;
 const POISON_RESTART_MS = 1_000;

@@ -194,10 +194,13 @@ export class PageModel {
     const where = `${session.client} (session ${session.id}) read page ${page}`;
     if (typeof content === "string") throw new Violation("torn", `${where}: ${content}`);
     const { versions } = state;
+    const matches: number[] = [];
     for (let index = oldest; index < versions.length; index += 1) {
       const version = versions[index] as Version;
-      if (!isVisible(version, session) || !sameContent(version.content, content)) continue;
-      this.remember(session, page, index, version);
+      if (isVisible(version, session) && sameContent(version.content, content)) matches.push(index);
+    }
+    if (matches.length > 0) {
+      this.remember(session, page, matches);
       return;
     }
     const older = versions.findLastIndex(
@@ -216,12 +219,15 @@ export class PageModel {
     );
   }
 
-  private remember(session: Session, page: number, index: number, version: Version): void {
+  /** Several versions may look the same (zeroes): only what holds for all of them is concluded. */
+  private remember(session: Session, page: number, matches: readonly number[]): void {
     const state = this.page(page);
+    const oldest = matches[0] as number;
+    const isOwn = matches.some((index) => (state.versions[index] as Version).session === session);
     // What an earlier session wrote was adopted by the open, and is durable with it.
-    if (version.session !== session) state.floor = Math.max(state.floor, index);
-    const isLatest = !state.versions.slice(index + 1).some((later) => later.session === session);
-    if (isLatest && index >= (session.known.get(page) ?? 0)) session.known.set(page, index);
+    if (!isOwn) state.floor = Math.max(state.floor, oldest);
+    const isLatest = !state.versions.slice(oldest + 1).some((later) => later.session === session);
+    if (isLatest && oldest >= (session.known.get(page) ?? 0)) session.known.set(page, oldest);
   }
 
   private makeDurable(operation: WriteOperation): void {
