@@ -8,7 +8,14 @@ import type { BlockDevice } from "../../blockdev";
 import type { PeerTransport, StorageService, VolumeRegistry } from "../../engine";
 import { blockBufferBytes } from "../../engine/block";
 import { ReadCache } from "../../engine/cache";
-import { BlockPool, BufferPool, openVolume, type Volume, type VolumePorts } from "../../engine/volume";
+import {
+  BlockPool,
+  BufferPool,
+  openSnapshotVolume,
+  openVolume,
+  type Volume,
+  type VolumePorts,
+} from "../../engine/volume";
 import {
   ADP_CONNECT_TIMEOUT_MS,
   ADP_CONTROL_TIMEOUT_MS,
@@ -95,8 +102,11 @@ export class ClientPart implements DeviceOpener {
     };
   }
 
-  openSnapshot(volumeName: string, snapshotName: string): Promise<OpenDevice> {
-    return Promise.reject(new TorusError("unsupported", `Cannot open "${volumeName}@${snapshotName}" yet`));
+  async openSnapshot(volumeName: string, snapshotName: string): Promise<OpenDevice> {
+    const { registry, config } = this.#options;
+    const session = await registry.openSnapshot(volumeName, snapshotName, config.holder);
+    const volume = await openSnapshotVolume(this.#ports, session, config.volume);
+    return { device: volume satisfies BlockDevice, failure: () => undefined, close: () => volume.close() };
   }
 
   close(): void {
