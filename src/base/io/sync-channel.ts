@@ -9,7 +9,7 @@
  * The words of the shared memory: 0 head, 1 tail, 2 stop; then the descriptors, then the results.
  */
 import { assert } from "../errors";
-import { type EventLoop, type FdWatch } from "./event-loop";
+import type { EventLoop, FdWatch } from "./event-loop";
 import { C, libc, must } from "./libc";
 import { nativeBuffer } from "./memory";
 

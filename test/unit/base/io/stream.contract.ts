@@ -1,6 +1,6 @@
 /** What every StreamNetwork must do; run over real sockets and over the memory network. */
 import { expect, test } from "bun:test";
-import { type Clock, type NativeBuffer, type Random } from "../../../../src/base";
+import type { Clock, NativeBuffer, Random } from "../../../../src/base";
 import {
   nativeBuffer,
   type StreamConnection,
