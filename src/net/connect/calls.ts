@@ -31,6 +31,8 @@ import { FieldWriter } from "./protobuf";
 export interface CallFailure {
   readonly status: StorageStatus;
   readonly reason: string;
+  /** The peer is there, but was too slow. */
+  readonly isLate?: boolean;
 }
 
 /** An operation waiting for a connection. */

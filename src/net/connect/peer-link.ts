@@ -197,19 +197,23 @@ export class ConnectPeerLink {
     this.#running.delete(running);
     const { call } = running;
     const isMessage = status === 200 && contentType.startsWith("application/proto");
-    this.#lastAnswerMs = this.options.clock.nowMs();
     let deliver: () => void;
     try {
       if (!isMessage) throw refusalOf(status, contentType, body);
       deliver = call.parse(body);
       this.#failuresInRow = 0;
+      this.#lastAnswerMs = this.options.clock.nowMs();
     } catch (error) {
       if (!(error instanceof TorusError)) throw error;
       const failure = failureOf(error);
       deliver = () => {
         for (const operation of call.operations) failOperation(operation, this.peerId, failure);
+        if (failure.isLate) this.#tooLate(failure.reason);
         // Another peer, another cluster or no peer at all listens there: asking at once again is of no use.
-        if (failure.status === StorageStatus.unreachable || failure.status === StorageStatus.wrongCluster)
+        else if (
+          failure.status === StorageStatus.unreachable ||
+          failure.status === StorageStatus.wrongCluster
+        )
           this.#fail(failure.reason);
       };
     }
@@ -226,9 +230,14 @@ export class ConnectPeerLink {
     }
     const failure: CallFailure = { status: StorageStatus.unreachable, reason };
     for (const operation of running.call.operations) failOperation(operation, this.peerId, failure);
-    // One slow call says nothing as long as others are answered.
+    if (reason === TOO_LATE) this.#tooLate(reason);
+    else this.#fail(reason);
+  }
+
+  /** One slow call says nothing as long as others are answered. */
+  #tooLate(reason: string): void {
     const { clock, requestTimeoutMs } = this.options;
-    if (reason === TOO_LATE && clock.nowMs() - this.#lastAnswerMs < requestTimeoutMs) this.#flushSoon();
+    if (clock.nowMs() - this.#lastAnswerMs < requestTimeoutMs) this.#flushSoon();
     else this.#fail(reason);
   }
 
@@ -408,6 +417,8 @@ function failureOf(error: TorusError): CallFailure {
     case "unavailable":
     case "internal":
       return { status: StorageStatus.unavailable, reason };
+    case "deadline_exceeded":
+      return { status: StorageStatus.unreachable, reason, isLate: true };
     default:
       return { status: StorageStatus.unreachable, reason };
   }

@@ -220,7 +220,7 @@ describe("StorageUnary under load", () => {
       "Cannot ask the storage thread: no answer",
     ]);
     service.failControl = true;
-    expect(unary.handle("Fence", toBinaryFence())).rejects.toThrow("the disk is gone");
+    await expect(unary.handle("Fence", toBinaryFence())).rejects.toThrow("the disk is gone");
   });
 
   test("an answer later than the caller will wait for is not waited for", async () => {
