@@ -254,7 +254,9 @@ export class Faults {
       if (member === undefined)
         changes.push({ kind: "add", members: [{ peerId: peer.peerId, weight: 1, zone: "" }] });
       else if (member.weight === 0) changes.push({ kind: "undrain", peerId: peer.peerId, weight: 1 });
-      else changes.push({ kind: "drain", peerId: peer.peerId }, { kind: "remove", peerIds: [peer.peerId] });
+      // Somebody has to take blocks: an empty ring is refused to every open, rightly.
+      else if (current.members.filter((each) => each.weight > 0).length > 1)
+        changes.push({ kind: "drain", peerId: peer.peerId }, { kind: "remove", peerIds: [peer.peerId] });
       const next = nextRing(current, this.random.pick(changes));
       await rings.change(next);
       this.log(
