@@ -40,7 +40,7 @@ export interface ConnectionShare {
   /** Where output for connections that are gone is written. */
   readonly scrap: NativeBuffer;
   /** Connections with output or changed interest, looked after at the end of the turn. */
-  readonly dirty: SocketConnection[];
+  dirty: SocketConnection[];
   /** Connections whose kept input is to be presented again. */
   readonly resumed: SocketConnection[];
   readonly highWaterBytes: number;

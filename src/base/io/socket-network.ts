@@ -51,6 +51,8 @@ export class SocketNetwork implements StreamNetwork {
   readonly #share: ConnectionShare;
   readonly #connectionCountMax: number;
   #acceptFailures = 0;
+  /** The list of dirty connections that is not in use, so that no turn makes a new one. */
+  #settling: SocketConnection[] = [];
 
   constructor(
     private readonly loop: EventLoop,
@@ -193,11 +195,18 @@ export class SocketNetwork implements StreamNetwork {
 
   /** Presents resumed input and sends what was gathered; true when there was any of it. */
   #endTurn(): boolean {
-    const { resumed, dirty } = this.#share;
-    const worked = resumed.length > 0 || dirty.length > 0;
+    const share = this.#share;
+    const { resumed } = share;
+    const worked = resumed.length > 0 || share.dirty.length > 0;
     if (resumed.length > 0) for (const connection of resumed.splice(0)) connection.presentCarry();
-    // settle may mark connections again (a sent callback that writes); those wait for the next round.
-    if (dirty.length > 0) for (const connection of dirty.splice(0)) connection.settle();
+    const { dirty } = share;
+    if (dirty.length > 0) {
+      // Settling may mark connections again (a sent callback that writes); those wait for the next round.
+      share.dirty = this.#settling;
+      this.#settling = dirty;
+      for (const connection of dirty) connection.settle();
+      dirty.length = 0;
+    }
     return worked;
   }
 }
