@@ -85,6 +85,8 @@ describe("daemon", () => {
   async function daemon(dataFolder: string, flags: readonly string[]): Promise<CommandResult> {
     const common = [
       "daemon",
+      "--log-level",
+      "warn",
       "--data-dir",
       scene.path(dataFolder),
       "--size",
