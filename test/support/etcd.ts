@@ -28,22 +28,44 @@ export interface EtcdProcessOptions {
 
 export class EtcdProcess {
   readonly port: number;
-  readonly #peerPort: number;
+  readonly name: string;
+  readonly peerUrl: string;
   readonly #folder: string;
   readonly #options: EtcdProcessOptions;
   #process: Bun.Subprocess | undefined;
 
-  private constructor(port: number, peerPort: number, options: EtcdProcessOptions) {
+  #members: readonly EtcdProcess[] = [this];
+
+  private constructor(name: string, port: number, peerPort: number, options: EtcdProcessOptions) {
+    this.name = name;
     this.port = port;
-    this.#peerPort = peerPort;
+    this.peerUrl = `http://127.0.0.1:${peerPort}`;
     this.#options = options;
     this.#folder = mkdtempSync(join(tmpdir(), "torus-etcd-"));
   }
 
   static async start(options: EtcdProcessOptions = {}): Promise<EtcdProcess> {
-    const etcd = new EtcdProcess(await freePort(), await freePort(), options);
+    const etcd = new EtcdProcess("one", await freePort(), await freePort(), options);
     await etcd.resume();
     return etcd;
+  }
+
+  /** A cluster of several members. */
+  static async startCluster(count: number, options: EtcdProcessOptions = {}): Promise<EtcdProcess[]> {
+    const members: EtcdProcess[] = [];
+    for (let index = 0; index < count; index++)
+      members.push(new EtcdProcess(`m${index}`, await freePort(), await freePort(), options));
+    for (const member of members) member.#members = members;
+    await Promise.all(members.map((member) => member.resume()));
+    return members;
+  }
+
+  /** Whether this member leads its cluster now. */
+  async isLeader(): Promise<boolean> {
+    const { output } = await this.control("endpoint", "status", "--write-out=json");
+    const status = (JSON.parse(output) as { Status: { leader: number; header: { member_id: number } } }[])[0]
+      ?.Status;
+    return status !== undefined && status.leader === status.header.member_id;
   }
 
   get endpoint(): string {
@@ -57,22 +79,25 @@ export class EtcdProcess {
   /** Starts the process again on the same data, and waits until it answers. */
   async resume(): Promise<void> {
     const url = `${this.scheme}://${this.endpoint}`;
-    const peerUrl = `http://127.0.0.1:${this.#peerPort}`;
+    const initialCluster = this.#members.map((member) => `${member.name}=${member.peerUrl}`).join(",");
     this.#process = Bun.spawn(
       [
         "etcd",
+        "--name",
+        this.name,
         "--data-dir",
         join(this.#folder, "data"),
         "--listen-client-urls",
-        url,
+        // A second address, which no certificate of the tests names.
+        `${url},${this.scheme}://127.0.0.2:${this.port}`,
         "--advertise-client-urls",
         url,
         "--listen-peer-urls",
-        peerUrl,
+        this.peerUrl,
         "--initial-advertise-peer-urls",
-        peerUrl,
+        this.peerUrl,
         "--initial-cluster",
-        `default=${peerUrl}`,
+        initialCluster,
         "--heartbeat-interval=50",
         "--election-timeout=500",
         "--unsafe-no-fsync",

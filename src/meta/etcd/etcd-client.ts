@@ -10,6 +10,7 @@ import { MetaError, unknownOutcome, unreachable } from "../errors";
 import type { CallOptions } from "../kv";
 import { CALL_DEADLINE_MS } from "../limits";
 import { classifyEtcdError, type EtcdFailure, shortReason } from "./etcd-errors";
+import { allowAddressInTls } from "./etcd-tls";
 
 export interface EtcdCredentials {
   readonly user?: string;
@@ -64,7 +65,11 @@ export class EtcdClient {
     this.#endpoints = options.endpoints;
     this.#clock = options.clock;
     this.description = `etcd://${options.endpoints.join(",")}`;
-    this.#clients = options.endpoints.map((endpoint) => new Etcd3(etcd3Options(endpoint, options)));
+    this.#clients = options.endpoints.map((endpoint) => {
+      const client = new Etcd3(etcd3Options(endpoint, options));
+      if (options.tls) allowAddressInTls(client, endpoint);
+      return client;
+    });
     this.#current = firstEndpointIndex % options.endpoints.length;
   }
 
