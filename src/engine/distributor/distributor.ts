@@ -18,7 +18,7 @@ import {
   type Timer,
 } from "../../base";
 import { type PeerTransport, StorageStatus } from "../ports";
-import { DistributedBlock, type Try, TryState } from "./distributed-block";
+import { type DistributedBlock, type Try, TryState } from "./distributed-block";
 import { DistributorError } from "./errors";
 import { meansDown, type PeerHealth } from "./peer-health";
 import type { Placement } from "./placement";

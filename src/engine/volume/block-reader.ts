@@ -6,14 +6,7 @@
  *
  * Requests are pooled objects that are handed to the transport themselves: no closure or promise per read.
  */
-import {
-  type AllocateBuffer,
-  type BlockRef,
-  type ClusterId,
-  heapBuffer,
-  type NativeBuffer,
-  type PeerId,
-} from "../../base";
+import { type BlockRef, type ClusterId, heapBuffer, type NativeBuffer, type PeerId } from "../../base";
 import type { Ring } from "../../ring";
 import {
   BLOCK_HEADROOM_BYTES,
@@ -23,7 +16,6 @@ import {
   BlockVerifier,
   clusterIdBytes,
   clusterSeed,
-  HEADER_BYTES_MAX,
   PAGE_BYTES,
   readCheck,
 } from "../block";
@@ -49,8 +41,6 @@ export interface BlockReaderPorts {
   readonly health: PeerHealth;
   readonly view: ReaderView;
   readonly statistics: VolumeStatistics;
-  /** For what the transport writes into: memory that a system call can take. */
-  readonly allocate: AllocateBuffer;
 }
 
 export interface BlockReaderOptions {
@@ -164,17 +154,17 @@ export class BlockReader {
     buffer: NativeBuffer,
     onlyPeer?: PeerId,
   ): Promise<{ readonly status: StorageStatus; readonly offset: number; readonly lengthBytes: number }> {
-    const scratch = this.#ports.allocate(HEADER_BYTES_MAX);
     const failed = (status: StorageStatus) => ({ status, offset: 0, lengthBytes: 0 });
-    const status = await this.readHeader(ref, scratch, 0, onlyPeer);
+    // The header's length is known only when it is there: it comes to where the payload goes after it moved.
+    const status = await this.readHeader(ref, buffer, BLOCK_HEADROOM_BYTES, onlyPeer);
     if (status !== StorageStatus.ok) return failed(status);
     const header = new BlockHeader();
-    if (header.parse(scratch, 0, scratch.bytes.length) !== BlockFault.none)
+    const room = buffer.bytes.length - BLOCK_HEADROOM_BYTES;
+    if (header.parse(buffer, BLOCK_HEADROOM_BYTES, room) !== BlockFault.none)
       return failed(StorageStatus.corrupt);
-    if (BLOCK_HEADROOM_BYTES + header.payloadBytes > buffer.bytes.length)
-      return failed(StorageStatus.badRequest);
+    if (header.payloadBytes > room) return failed(StorageStatus.badRequest);
     const offset = BLOCK_HEADROOM_BYTES - header.headerBytes;
-    buffer.bytes.set(scratch.bytes.subarray(0, header.headerBytes), offset);
+    buffer.bytes.copyWithin(offset, BLOCK_HEADROOM_BYTES, BLOCK_HEADROOM_BYTES + header.headerBytes);
     if (header.slotCount > 0) {
       const body = await this.#readOnce(
         ref,

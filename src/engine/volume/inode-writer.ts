@@ -16,7 +16,7 @@ import { type BlockSealer, sealInodeBlock } from "../block";
 import { DistributedBlock, type Distributor } from "../distributor";
 import type { InodeSink, InodeTarget } from "../inode";
 import type { BufferPool } from "./buffer-pool";
-import { VolumeError } from "./errors";
+import type { VolumeError } from "./errors";
 import type { VolumeStatistics } from "./statistics";
 
 export class InodeWriter implements InodeSink {

@@ -81,7 +81,6 @@ class Opening {
     this.#reader = new BlockReader(
       {
         clusterId: this.#cluster.view.clusterId,
-        allocate: ports.allocate,
         transport: ports.transport,
         health: this.#health,
         view: this.#cluster,

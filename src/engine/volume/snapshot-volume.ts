@@ -53,7 +53,6 @@ class SnapshotParts {
     this.reader = new BlockReader(
       {
         clusterId: this.cluster.view.clusterId,
-        allocate: ports.allocate,
         transport,
         health: this.health,
         view: this.cluster,
