@@ -31,6 +31,8 @@ interface Modelled {
   fate: Fate;
   /** Lives of the process before this one do not answer any more. */
   life: number;
+  /** A put of it was not answered yet: a delete meanwhile could come before or after it. */
+  isPutOpen: boolean;
 }
 
 export interface ScheduleReport {
@@ -130,7 +132,7 @@ class Schedule {
     this.#operationsLeft = Number.POSITIVE_INFINITY;
     this.#loop.run();
     if (this.#isPoisoned) await this.#recover();
-    else this.#check();
+    else this.#explained(() => this.#check());
     return this.#report;
   }
 
@@ -153,11 +155,7 @@ class Schedule {
         this.#report.crashesInRecovery += 1;
       }
     }
-    try {
-      this.#check();
-    } catch (error) {
-      throw this.#explain(error);
-    }
+    this.#explained(() => this.#check());
   }
 
   #open(): Promise<SegmentStore> {
@@ -199,16 +197,19 @@ class Schedule {
       : 1 + this.#random.below(1500);
     const block = tinyBlock(ref, payloadBytes);
     const bytes = block.buffer.bytes.slice(block.offset, block.offset + block.lengthBytes);
-    const modelled: Modelled = { block, bytes, fate: "put-pending", life: this.#life };
+    const modelled: Modelled = { block, bytes, fate: "put-pending", life: this.#life, isPutOpen: false };
     this.#put(modelled);
   }
 
   #put(modelled: Modelled): void {
     const { block } = modelled;
     const life = this.#life;
+    // A repair that is refused leaves the suspect as it is.
+    const isRepair = this.#store.has(block.ref);
     this.#report.puts += 1;
     const key = formatBlockRef(block.ref);
     this.#blocks.set(key, modelled);
+    modelled.isPutOpen = true;
     this.#store.put({
       buffer: block.buffer,
       offset: block.offset,
@@ -216,6 +217,7 @@ class Schedule {
       writerEpoch: block.ref.epoch,
       done: (status) => {
         if (life !== this.#life) throw new Error("a dead process answered");
+        modelled.isPutOpen = false;
         if (status === StorageStatus.ok) {
           this.#report.acknowledged += 1;
           const fence = this.#fenceAcked.get(block.ref.volumeId) ?? 0;
@@ -223,7 +225,8 @@ class Schedule {
           if (modelled.fate === "put-pending") modelled.fate = "acknowledged";
         } else if (status === StorageStatus.outOfSpace || status === StorageStatus.fenced) {
           if (status === StorageStatus.outOfSpace) this.#report.refusedForSpace += 1;
-          if (modelled.fate === "put-pending") this.#blocks.delete(key);
+          if (isRepair) modelled.life = 0;
+          else if (modelled.fate === "put-pending") this.#blocks.delete(key);
         } else if (status !== StorageStatus.unavailable || !this.#isPoisoned)
           throw new Error(`${key} was answered ${status}`);
       },
@@ -231,12 +234,13 @@ class Schedule {
   }
 
   #putAgain(): void {
-    // Acknowledged ones (answered at once), deleted ones, and suspects of an earlier life, which this repairs.
+    // At most one put of a block at a time. Acknowledged ones (answered at once), deleted ones, and suspects of an earlier life, which this repairs.
     const modelled = this.#pick(
       (each) =>
-        each.fate === "acknowledged" ||
-        each.fate === "deleted" ||
-        (each.fate === "put-pending" && each.life === 0),
+        !each.isPutOpen &&
+        (each.fate === "acknowledged" ||
+          each.fate === "deleted" ||
+          (each.fate === "put-pending" && each.life === 0)),
     );
     if (modelled === undefined) return;
     if (modelled.block.ref.epoch < (this.#fenceAsked.get(modelled.block.ref.volumeId) ?? 0)) return;
@@ -249,7 +253,7 @@ class Schedule {
     const refs: BlockRef[] = [];
     const chosen: Modelled[] = [];
     for (let count = 1 + this.#random.below(8); count > 0; count -= 1) {
-      const modelled = this.#pick((each) => each.fate === "acknowledged");
+      const modelled = this.#pick((each) => each.fate === "acknowledged" && !each.isPutOpen);
       if (modelled === undefined) break;
       modelled.fate = "delete-pending";
       modelled.life = this.#life;
@@ -293,6 +297,7 @@ class Schedule {
     let held = 0;
     for (const [key, modelled] of this.#blocks) {
       const { block } = modelled;
+      modelled.isPutOpen = false;
       const status = store.verify(block.ref);
       const isPresent = status !== StorageStatus.notFound;
       const mustBePresent = modelled.fate === "acknowledged";
@@ -357,6 +362,14 @@ class Schedule {
       cursor = reply.cursor;
     } while (cursor !== undefined);
     if (listed !== held) throw new Error(`${listed} blocks listed instead of ${held}`);
+  }
+
+  #explained(body: () => void): void {
+    try {
+      body();
+    } catch (error) {
+      throw this.#explain(error);
+    }
   }
 
   #explain(error: unknown): Error {
