@@ -340,8 +340,10 @@ export class Distributor {
       const wasStuck = block.stuck;
       block.stuck = !block.durable && !this.#isDurable(block, true);
       if (block.stuck && !wasStuck) this.#noteStuck(block);
-      if (block.stuck) block.wantsSpace = block.someRefusedForSpace();
-      else if (block.durable) block.wantsSpace = false;
+      if (block.durable) block.wantsSpace = false;
+      // Answers still due may refuse for space again: only when all have come is it another reason.
+      else if (block.stuck && (block.outstanding === 0 || !block.wantsSpace))
+        block.wantsSpace = block.someRefusedForSpace();
       if (block.wantsSpace || this.#full) this.#noteSpace();
       if (!block.ordered && block.durable && !wasDurable) {
         const acknowledged = block.acknowledged;
