@@ -17,6 +17,7 @@ import type { Logger } from "./log";
 import { renderMetrics } from "./metrics";
 import type { DaemonOptions } from "./options";
 import { peerIdentity } from "./peer-identity";
+import { type PeerHttpServer, startPeerHttpServer } from "./peer-http";
 import { chooseStoreSize } from "./space";
 
 const HEARTBEAT_MS = 2_000;
@@ -44,6 +45,7 @@ export class Daemon {
   #registry: MetaRegistry | undefined;
   #registration: PeerRegistration | undefined;
   #admin: AdminServer | undefined;
+  #peerHttp: PeerHttpServer | undefined;
   #heartbeat: { cancel(): void } | undefined;
   #stopped = false;
   #notReady: string[] = ["starting"];
@@ -100,6 +102,7 @@ export class Daemon {
     this.#notReady = ["stopping"];
     this.#heartbeat?.cancel();
     try {
+      await this.#peerHttp?.stop();
       await this.#plane?.stop();
     } finally {
       await this.#registration?.close().catch((error: unknown) => {
@@ -142,18 +145,23 @@ export class Daemon {
     const sizeBytes = chooseStoreSize(directory, options.size);
     const peerId = await peerIdentity(options.dataDirectory);
     const address = options.peerAddress;
-    if (address.protocol !== "adp:")
-      throw new TorusError("unsupported", `Cannot serve blocks over ${address.protocol}// yet: use adp://`);
+    if (address.protocol === "https:")
+      throw new TorusError("unsupported", "Cannot serve blocks over https://: use adp:// or http://", {
+        exitCode: 2,
+      });
+    const listen = `${address.hostname}:${address.port === "" ? 0 : address.port}`;
+    const isAdp = address.protocol === "adp:";
     const opened = await plane.openStorage({
       directory,
       sizeBytes,
       clusterId: settings.clusterId,
       peerId,
       blockSizeBytes: settings.blockSizeBytes,
-      listen: [`${address.hostname}:${address.port === "" ? 0 : address.port}`],
+      listen: isAdp ? [listen] : [],
       acceptLoss: false,
     });
-    const advertised = advertisedAddress(address, opened.addresses[0] ?? "");
+    if (!isAdp) this.#peerHttp = startPeerHttpServer(address.hostname, Number(address.port), plane);
+    const advertised = advertisedAddress(address, this.#peerHttp?.address ?? opened.addresses[0] ?? "");
     logger.log(
       "info",
       `Store in ${directory}: ${formatSize(opened.usedBytes)} of ${formatSize(opened.capacityBytes)} used; serving on ${advertised}`,

@@ -23,6 +23,13 @@ import {
   AdpClient,
   LocalTransport,
 } from "../../net/adp";
+import {
+  CONNECT_CONNECT_TIMEOUT_MS,
+  CONNECT_CONTROL_TIMEOUT_MS,
+  CONNECT_REQUEST_TIMEOUT_MS,
+  ConnectTransport,
+} from "../../net/connect";
+import { PeerRouter } from "../../net/routing";
 import type { DeviceOpener, OpenDevice } from "./volume-directory";
 import type { DataWorkerEvents, RegistryConfig } from "./worker-api";
 
@@ -43,6 +50,7 @@ export class ClientPart implements DeviceOpener {
   readonly adp: AdpClient;
   readonly transport: PeerTransport;
   readonly readCache: ReadCache;
+  readonly #http: ConnectTransport;
   readonly #ports: VolumePorts;
   readonly #options: ClientPartOptions;
   readonly volumes = new Set<Volume>();
@@ -50,20 +58,37 @@ export class ClientPart implements DeviceOpener {
   constructor(options: ClientPartOptions) {
     this.#options = options;
     const { loop, registry, config, local } = options;
-    this.adp = new AdpClient({
+    const shared = {
       network: options.network,
       clock: loop,
       turns: loop,
       random: systemRandom,
       allocate: nativeBuffer,
       clusterId: registry.cluster().clusterId,
+    };
+    this.adp = new AdpClient({
+      ...shared,
       blockBytesMax: blockBufferBytes(config.blockSizeBytes),
-      locate: (peer) => this.#locate(peer),
+      locate: (peer) => this.#locate(peer, "adp://"),
       requestTimeoutMs: ADP_REQUEST_TIMEOUT_MS,
       controlTimeoutMs: ADP_CONTROL_TIMEOUT_MS,
       connectTimeoutMs: ADP_CONNECT_TIMEOUT_MS,
     });
-    this.transport = local === undefined ? this.adp : new LocalTransport(local, loop, this.adp);
+    this.#http = new ConnectTransport({
+      ...shared,
+      locate: (peer) => this.#locate(peer, "http://"),
+      requestTimeoutMs: CONNECT_REQUEST_TIMEOUT_MS,
+      controlTimeoutMs: CONNECT_CONTROL_TIMEOUT_MS,
+      connectTimeoutMs: CONNECT_CONNECT_TIMEOUT_MS,
+    });
+    const remote = new PeerRouter({
+      transports: new Map<string, PeerTransport>([
+        ["adp", this.adp],
+        ["http", this.#http],
+      ]),
+      addressOf: (peer) => this.#addressOf(peer),
+    });
+    this.transport = local === undefined ? remote : new LocalTransport(local, loop, remote);
     this.readCache = new ReadCache(nativeBuffer, config.readCacheBytes);
     this.#ports = {
       clock: loop,
@@ -111,10 +136,15 @@ export class ClientPart implements DeviceOpener {
 
   close(): void {
     this.adp.close();
+    this.#http.close();
   }
 
-  #locate(peer: PeerId): string | undefined {
-    const record = this.#options.registry.cluster().peers.find((one) => one.peerId === peer);
-    return record?.address.startsWith("adp://") ? record.address.slice("adp://".length) : undefined;
+  #addressOf(peer: PeerId): string | undefined {
+    return this.#options.registry.cluster().peers.find((one) => one.peerId === peer)?.address;
+  }
+
+  #locate(peer: PeerId, scheme: string): string | undefined {
+    const address = this.#addressOf(peer);
+    return address?.startsWith(scheme) ? address.slice(scheme.length) : undefined;
   }
 }

@@ -15,6 +15,7 @@ import type { DeviceDescription } from "../../blockdev";
 import type { VolumeRegistry } from "../../engine";
 import type { VolumeOptions } from "../../engine/volume";
 import { PAGE_BYTES } from "../../engine/block";
+import type { UnaryResult } from "../../net/connect";
 import type { Metadata } from "../cli";
 import { workerEntry } from "../executable";
 import { RegistryServer } from "./registry-rpc";
@@ -35,6 +36,8 @@ const START_TIMEOUT_MS = 20_000;
 const STORAGE_TIMEOUT_MS = 600_000;
 /** Opening volumes waits for locks and peers. */
 const FRONT_END_TIMEOUT_MS = 300_000;
+/** Longer than any client waits. */
+const STORAGE_CALL_TIMEOUT_MS = 30_000;
 const STATUS_TIMEOUT_MS = 5_000;
 const STOP_TIMEOUT_MS = 60_000;
 
@@ -91,6 +94,11 @@ export class DataPlane {
 
   openStorage(config: StorageConfig): Promise<StorageOpened> {
     return this.#worker.endpoint.call("openStorage", config, STORAGE_TIMEOUT_MS);
+  }
+
+  /** One call of the storage service over Connect, answered by the store's thread. */
+  storageCall(procedure: string, body: Uint8Array): Promise<UnaryResult> {
+    return this.#worker.endpoint.call("storageCall", { procedure, body }, STORAGE_CALL_TIMEOUT_MS);
   }
 
   renewIncarnation(incarnation: Incarnation): Promise<void> {

@@ -90,11 +90,11 @@ const RESOLVE_TIMEOUT_MS = 3_000;
 async function withNumericAddresses(view: ClusterView): Promise<ClusterView> {
   const peers = await Promise.all(
     view.peers.map(async (peer) => {
-      const match = /^(adp:\/\/)(.+)$/.exec(peer.address);
+      const match = /^(adp|http):\/\/([^/]+)\/?$/.exec(peer.address);
       if (match === null) return peer;
       try {
         const numeric = await resolveStreamAddress(match[2] as string, RESOLVE_TIMEOUT_MS);
-        return { ...peer, address: `adp://${numeric}` };
+        return { ...peer, address: `${match[1]}://${numeric}` };
       } catch {
         // The peer counts as unreachable until its name can be found; the next change of the cluster tries again.
         return peer;

@@ -5,6 +5,7 @@ import { blockBufferBytes } from "../../engine/block";
 import { PeerService } from "../../engine/peer";
 import { openSegmentStore, type SegmentStore } from "../../engine/store";
 import { AdpServer } from "../../net/adp";
+import { StorageUnary } from "../../net/connect";
 import type { DataPlaneStatus, StorageConfig, StorageOpened } from "./worker-api";
 
 export interface StoragePartOptions {
@@ -21,6 +22,7 @@ export class StoragePart {
     readonly store: SegmentStore,
     readonly service: PeerService,
     readonly server: AdpServer,
+    readonly unary: StorageUnary,
     readonly opened: StorageOpened,
   ) {}
 
@@ -50,11 +52,16 @@ export class StoragePart {
       blockBytesMax: blockBufferBytes(config.blockSizeBytes),
       onServiceError: (error) => options.onError(error instanceof Error ? error.message : String(error)),
     });
+    const unary = new StorageUnary({
+      service,
+      allocate: nativeBuffer,
+      blockBytesMax: blockBufferBytes(config.blockSizeBytes),
+    });
     try {
       const addresses = config.listen.map((address) => server.listen(address).address);
       const { capacityBytes, usedBytes } = store.statistics();
       const { incarnation, bootCount } = store;
-      return new StoragePart(store, service, server, {
+      return new StoragePart(store, service, server, unary, {
         incarnation,
         bootCount,
         capacityBytes,

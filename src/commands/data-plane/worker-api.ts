@@ -9,6 +9,7 @@ import type { PeerStatistics } from "../../engine";
 import type { StoreStatistics } from "../../engine/store";
 import type { VolumeHealth, VolumeOptions, VolumeStatistics } from "../../engine/volume";
 import type { AdpPeerStatistics, AdpServerStatistics } from "../../net/adp";
+import type { UnaryResult } from "../../net/connect";
 import type { RegistryEvents, RegistryMethods, SharedRegistryState } from "./registry-rpc";
 
 export interface StorageConfig {
@@ -85,6 +86,8 @@ export interface DataPlaneStatus {
 /** Offered by the worker. */
 export interface DataWorkerMethods {
   openStorage(config: StorageConfig): Promise<StorageOpened>;
+  /** One call of the storage service over Connect; bytes in, bytes out. */
+  storageCall(argument: { readonly procedure: string; readonly body: Uint8Array }): Promise<UnaryResult>;
   renewIncarnation(incarnation: Incarnation): Promise<void>;
   connectRegistry(config: RegistryConfig): void;
   openFrontEnd(config: FrontEndConfig): Promise<{ readonly addresses: readonly string[] }>;

@@ -47,6 +47,8 @@ export class DataWorkerParts {
       });
       return this.#storage.opened;
     },
+    storageCall: ({ procedure, body }) =>
+      this.#required(this.#storage, "storage").unary.handle(procedure, body),
     renewIncarnation: (incarnation: Incarnation) =>
       new Promise<void>((resolve, reject) => {
         this.#required(this.#storage, "storage").store.renewIncarnation(incarnation, (status) => {

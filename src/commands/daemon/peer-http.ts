@@ -1,0 +1,34 @@
+/** The storage service on HTTP, for a peer whose address begins with http://: Connect calls, handed to the store's thread. */
+import { IoError } from "../../base/io";
+import { createUnaryHandler } from "../../net/connect";
+import type { DataPlane } from "../data-plane";
+
+/** The handler limits what it reads of a body itself; this only stops what it would refuse anyway. */
+const BODY_BYTES_MAX = 128 * 1024 * 1024;
+
+export interface PeerHttpServer {
+  /** `host:port` that was bound. */
+  readonly address: string;
+  stop(): Promise<void>;
+}
+
+export function startPeerHttpServer(hostname: string, port: number, plane: DataPlane): PeerHttpServer {
+  const handle = createUnaryHandler({ call: (procedure, body) => plane.storageCall(procedure, body) });
+  try {
+    const server = Bun.serve({
+      hostname: hostname.replace(/^\[|\]$/g, ""),
+      port,
+      maxRequestBodySize: BODY_BYTES_MAX,
+      idleTimeout: 120,
+      fetch: (request) => handle(request) ?? new Response("not found\n", { status: 404 }),
+      error: (error) => new Response(`${error.message}\n`, { status: 500 }),
+    });
+    return { address: `${hostname}:${server.port}`, stop: () => server.stop(true) };
+  } catch (error) {
+    throw new IoError(
+      "listen-failed",
+      `Cannot listen on ${hostname}:${port}: ${error instanceof Error ? error.message : error}; give another --peer-address, or stop what listens there`,
+      { cause: error },
+    );
+  }
+}
