@@ -50,13 +50,26 @@ function explain(path: string, error: unknown): MetaError {
   });
 }
 
+export interface SqliteOptions {
+  /** The file grows no further; writes are then refused as on a full disk. */
+  readonly sizeBytesMax?: number;
+}
+
+/** A hundred times what the largest planned cluster needs. */
+const SIZE_BYTES_MAX = 8 * 2 ** 30;
+
 /** Opens or makes the file; throws "in-use" when another process (or this one) has it open. */
-export function openSqliteStore(path: string, clock: Clock, random: Random): EmbeddedStore {
+export function openSqliteStore(
+  path: string,
+  clock: Clock,
+  random: Random,
+  options: SqliteOptions = {},
+): EmbeddedStore {
   let database: Database | undefined;
   try {
     mkdirSync(dirname(path), { recursive: true });
     database = new Database(path, { create: true, readwrite: true, strict: true });
-    const journal = new SqliteJournal(path, database);
+    const journal = new SqliteJournal(path, database, options.sizeBytesMax ?? SIZE_BYTES_MAX);
     const state = journal.load(clock.nowMs());
     return new EmbeddedStore({ description: `sqlite:${path}`, clock, random, state, journal });
   } catch (error) {
@@ -70,7 +83,7 @@ class SqliteJournal implements Journal {
   readonly #database: Database;
   #poison: MetaError | undefined;
 
-  constructor(path: string, database: Database) {
+  constructor(path: string, database: Database, sizeBytesMax: number) {
     this.#path = path;
     this.#database = database;
     // Exclusive before the first access of the WAL: then SQLite keeps no shared memory file and never lets go.
@@ -88,6 +101,7 @@ class SqliteJournal implements Journal {
       );
     database.run("PRAGMA journal_mode = WAL");
     database.run("PRAGMA synchronous = FULL");
+    database.run(`PRAGMA max_page_count = ${Math.floor(sizeBytesMax / this.#pragma("page_size"))}`);
     database.run("BEGIN EXCLUSIVE");
     database.run(`PRAGMA application_id = ${APPLICATION_ID}`);
     database.run(`PRAGMA user_version = ${FORMAT_VERSION}`);

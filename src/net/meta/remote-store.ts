@@ -73,7 +73,10 @@ export class RemoteStore implements KeyValueStore {
 
   async get(key: string, options?: CallOptions): Promise<KeyValue | undefined> {
     checkKey(key);
-    return (await this.transact({ compares: [], operations: [], reads: [key] }, options)).reads[0];
+    const request = transactionToMessage({ compares: [], operations: [], reads: [key] });
+    return this.#call(`read ${key}`, true, options, async (callOptions) => {
+      return resultFromMessage(await this.#client.transact(request, callOptions)).reads[0];
+    });
   }
 
   async range(prefix: string, options?: CallOptions): Promise<RangeResult> {
