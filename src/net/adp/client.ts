@@ -14,7 +14,7 @@ import type {
   OutgoingRead,
   PeerStatistics,
   PeerTransport,
-} from "../../engine/ports";
+} from "../../engine";
 import {
   ControlOperation,
   decodeConfirmReply,

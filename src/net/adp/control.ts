@@ -17,21 +17,20 @@
  *
  * A text is u16 length and UTF-8; an empty cursor stands for none. Flag bit 0: suspect.
  */
-import { type BlockRef, VOLUME_ID_MAX } from "../../base";
-import type { Epoch, VolumeId } from "../../base";
-import type {
-  BlockListing,
-  ConfirmReply,
-  ConfirmRequest,
-  FenceReply,
-  FenceRequest,
-  ListReply,
-  ListRequest,
-  PeerIdentity,
-  PeerStatistics,
-  TailBlock,
-} from "../../engine/ports";
-import { StorageStatus } from "../../engine/ports";
+import { type BlockRef, type Epoch, VOLUME_ID_MAX, type VolumeId } from "../../base";
+import {
+  type BlockListing,
+  type ConfirmReply,
+  type ConfirmRequest,
+  type FenceReply,
+  type FenceRequest,
+  type ListReply,
+  type ListRequest,
+  type PeerIdentity,
+  type PeerStatistics,
+  type TailBlock,
+  StorageStatus,
+} from "../../engine";
 import { ByteReader, ByteWriter, badFrame, INCARNATION_BYTES, UUID_BYTES } from "./bytes";
 
 export const ControlOperation = { fence: 1, list: 2, confirm: 3, statistics: 4 } as const;

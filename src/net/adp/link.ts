@@ -18,8 +18,7 @@
 import { assert, type NativeBuffer, type PeerId, type Timer, TorusError } from "../../base";
 import type { StreamConnection, StreamHandler } from "../../base/io";
 import { HEADER_BYTES_MAX, PAGE_BYTES } from "../../engine/block";
-import type { OutgoingPut, OutgoingRead } from "../../engine/ports";
-import { StorageStatus } from "../../engine/ports";
+import { type OutgoingPut, type OutgoingRead, StorageStatus } from "../../engine";
 import { CONTROL_REPLY_BYTES_MAX } from "./control";
 import { AdpError } from "./errors";
 import {

@@ -5,22 +5,22 @@
  */
 import type { BlockRef, NativeBuffer, PeerId, TurnScheduler } from "../../base";
 import { copyBuffer } from "../../base/io";
-import type {
-  ConfirmReply,
-  ConfirmRequest,
-  FenceReply,
-  FenceRequest,
-  ListReply,
-  ListRequest,
-  OutgoingPut,
-  OutgoingRead,
-  PeerStatistics,
-  PeerTransport,
-  ServicePut,
-  ServiceRead,
-  StorageService,
-} from "../../engine/ports";
-import { StorageStatus } from "../../engine/ports";
+import {
+  type ConfirmReply,
+  type ConfirmRequest,
+  type FenceReply,
+  type FenceRequest,
+  type ListReply,
+  type ListRequest,
+  type OutgoingPut,
+  type OutgoingRead,
+  type PeerStatistics,
+  type PeerTransport,
+  type ServicePut,
+  type ServiceRead,
+  type StorageService,
+  StorageStatus,
+} from "../../engine";
 
 class LocalPut implements ServicePut {
   buffer!: NativeBuffer;

@@ -29,8 +29,7 @@ import {
   type StreamListener,
   type StreamNetwork,
 } from "../../base/io";
-import type { ServicePut, ServiceRead, StorageService } from "../../engine/ports";
-import { StorageStatus } from "../../engine/ports";
+import { type ServicePut, type ServiceRead, type StorageService, StorageStatus } from "../../engine";
 import {
   CONTROL_REQUEST_BYTES_MAX,
   ControlOperation,
