@@ -1,6 +1,6 @@
 /** What is decided once for a whole cluster: its random id (R12), the block size and the blockset's layers. */
 import { parseClusterId } from "../../base";
-import type { RingSpec } from "../../ring/ring";
+import type { RingSpec } from "../../ring";
 import { MetaError, usageError } from "../errors";
 import {
   type ClusterSettingsRecord,

@@ -3,8 +3,8 @@
  * blocks sees a change within moments. A damaged record leaves the last good one of its key in force.
  */
 import { sleep } from "../../base";
-import type { ClusterView } from "../../engine/ports";
-import type { RingSpec } from "../../ring/ring";
+import type { ClusterView } from "../../engine";
+import type { RingSpec } from "../../ring";
 import { MetaError } from "../errors";
 import type { KeyValue, Watch } from "../kv";
 import { notInitialised } from "./cluster-settings";

@@ -10,9 +10,8 @@ import {
   VOLUME_ID_MAX,
   type VolumeId,
 } from "../../base";
-import type { Head, LogMember, NodePointer } from "../../engine/head";
-import type { SnapshotRecord, VolumeRecord, VolumeRequest } from "../../engine/ports";
-import type { RingMember, RingSpec, RingType } from "../../ring/ring";
+import type { Head, LogMember, NodePointer, SnapshotRecord, VolumeRecord, VolumeRequest } from "../../engine";
+import type { RingMember, RingSpec, RingType } from "../../ring";
 import type { KeyValue } from "../kv";
 import { decodeRecord, encodeRecord, type Fields } from "./fields";
 import { VOLUME_SIZE_BYTES_MAX } from "./names";

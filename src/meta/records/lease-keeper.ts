@@ -6,7 +6,7 @@
  * on and the deadline simply passes.
  */
 import { type Timer, TorusError } from "../../base";
-import type { LeaseState } from "../../engine/ports";
+import type { LeaseState } from "../../engine";
 import type { LeaseId } from "../kv";
 import { isMetaError, MetaError } from "../errors";
 import type { MetaContext } from "./context";

@@ -4,7 +4,7 @@
  * incarnation, or the store may have forgotten what it acknowledged and has to take a new incarnation.
  */
 import type { Incarnation, PeerId } from "../../base";
-import type { PeerRecord } from "../../engine/ports";
+import type { PeerRecord } from "../../engine";
 import { MetaError } from "../errors";
 import { decodePeer, decodeRing, encodePeer, MEMBERS_MAX, type StoredPeer } from "./codec";
 import { again, type MetaContext, readAll, repeat, unchanged } from "./context";

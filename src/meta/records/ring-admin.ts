@@ -3,7 +3,7 @@
  * because heads name the version that places their tail. A change is a compare-and-set: versions grow by one and
  * never go back.
  */
-import type { RingSpec } from "../../ring/ring";
+import type { RingSpec } from "../../ring";
 import { MetaError } from "../errors";
 import { decodeRing, encodeRing } from "./codec";
 import { notInitialised } from "./cluster-settings";

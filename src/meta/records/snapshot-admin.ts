@@ -4,7 +4,7 @@
  * a snapshot also puts the head anew, and whatever pins one puts the snapshot anew: so a deletion that compares
  * them cannot overlook either.
  */
-import type { SnapshotRecord, VolumeRecord } from "../../engine/ports";
+import type { SnapshotRecord, VolumeRecord } from "../../engine";
 import { MetaError, usageError } from "../errors";
 import type { LeaseId } from "../kv";
 import { ANCESTORS_MAX, decodeSnapshot, encodeHead, encodeSnapshot, type StoredSnapshot } from "./codec";

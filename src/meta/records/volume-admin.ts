@@ -1,7 +1,6 @@
 /** Making, listing, renaming, growing, deleting and force-unlocking volumes. */
 import { asVolumeId, sleep, VOLUME_ID_MAX, type VolumeId } from "../../base";
-import type { Head } from "../../engine/head";
-import type { VolumeRecord } from "../../engine/ports";
+import type { Head, VolumeRecord } from "../../engine";
 import { MetaError, usageError } from "../errors";
 import type { KeyValue, LeaseId } from "../kv";
 import { notInitialised } from "./cluster-settings";

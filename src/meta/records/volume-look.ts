@@ -3,7 +3,7 @@
  * starts with it and compares what it has seen.
  */
 import type { VolumeId } from "../../base";
-import type { Head } from "../../engine/head";
+import type { Head } from "../../engine";
 import { MetaError } from "../errors";
 import type { KeyValue } from "../kv";
 import {

@@ -4,23 +4,29 @@
  * because from then on every older writer's commit fails its compare on the epoch.
  */
 import { asEpoch, sleep } from "../../base";
-import type { OpenGrant, OpenOptions } from "../../engine/ports";
+import type { OpenGrant, OpenOptions } from "../../engine";
 import { isMetaError } from "../errors";
 import type { KeyValue, LeaseId } from "../kv";
-import { decodeHead, encodeEpoch, encodeLock, type StoredLock } from "../records/codec";
-import { again, type MetaContext, repeat, unchanged } from "../records/context";
-import { mintEpoch } from "../records/epochs";
-import { keys } from "../records/layout";
-import type { LeaseTimes } from "../records/lease-keeper";
-import { publicSnapshot } from "../records/snapshot-admin";
-import { publicRecord } from "../records/volume-admin";
 import {
+  again,
   attachedError,
+  decodeHead,
+  encodeEpoch,
+  encodeLock,
+  keys,
   lookAtSnapshot,
   lookAtVolume,
+  mintEpoch,
+  publicRecord,
+  publicSnapshot,
+  repeat,
+  type LeaseTimes,
+  type MetaContext,
   type SnapshotLook,
+  type StoredLock,
   type VolumeLook,
-} from "../records/volume-look";
+  unchanged,
+} from "../records";
 import { MetaVolumeSession, type TakenLock } from "./volume-session";
 
 const LOCK_POLL_MS = 500;

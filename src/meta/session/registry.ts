@@ -5,22 +5,29 @@
 import type { VolumeId } from "../../base";
 import type {
   ClusterView,
-  CollectionVolume,
   CollectionView,
+  CollectionVolume,
   OpenOptions,
   VolumeRegistry,
-} from "../../engine/ports";
-import type { RingSpec } from "../../ring/ring";
+} from "../../engine";
+import type { RingSpec } from "../../ring";
 import { MetaError } from "../errors";
 import type { KeyValue } from "../kv";
-import { notInitialised } from "../records/cluster-settings";
-import { ClusterWatch } from "../records/cluster-watch";
-import { decodeCounter, decodeHead, decodeSnapshot, decodeVolume } from "../records/codec";
-import type { MetaContext } from "../records/context";
-import { keys, parseVolumeKey } from "../records/layout";
-import { DEFAULT_LEASE_TIMES, type LeaseTimes } from "../records/lease-keeper";
-import { RingAdmin } from "../records/ring-admin";
-import { publicSnapshot } from "../records/snapshot-admin";
+import {
+  ClusterWatch,
+  DEFAULT_LEASE_TIMES,
+  RingAdmin,
+  decodeCounter,
+  decodeHead,
+  decodeSnapshot,
+  decodeVolume,
+  keys,
+  notInitialised,
+  parseVolumeKey,
+  publicSnapshot,
+  type LeaseTimes,
+  type MetaContext,
+} from "../records";
 import { openVolume } from "./open-volume";
 import { MetaSnapshotSession } from "./snapshot-session";
 import type { MetaVolumeSession } from "./volume-session";

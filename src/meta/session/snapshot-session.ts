@@ -3,16 +3,25 @@
  * anew (unchanged), so that a deletion that saw no pin fails its compare. A pin lost with its lease may be put
  * again while the very same snapshot still exists.
  */
-import type { SnapshotRecord, SnapshotSession, VolumeRecord } from "../../engine/ports";
+import type { SnapshotRecord, SnapshotSession, VolumeRecord } from "../../engine";
 import { MetaError } from "../errors";
 import type { KeyValue, LeaseId } from "../kv";
-import { encodeRecord } from "../records/fields";
-import { again, type MetaContext, readAll, repeat, unchanged } from "../records/context";
-import { keys } from "../records/layout";
-import { type KeyState, LeaseKeeper, type LeaseTimes } from "../records/lease-keeper";
-import { publicSnapshot } from "../records/snapshot-admin";
-import { lookAtSnapshot, lookAtVolume } from "../records/volume-look";
-import { publicRecord } from "../records/volume-admin";
+import {
+  LeaseKeeper,
+  again,
+  encodeRecord,
+  keys,
+  lookAtSnapshot,
+  lookAtVolume,
+  publicRecord,
+  publicSnapshot,
+  readAll,
+  repeat,
+  type KeyState,
+  type LeaseTimes,
+  type MetaContext,
+  unchanged,
+} from "../records";
 
 interface Pin {
   readonly pinKey: string;

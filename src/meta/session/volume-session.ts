@@ -5,11 +5,12 @@
  * random `commit` in it, or finds another's and is refused. Refusals are final: revisions and epochs never go back.
  */
 import { assert, sleep } from "../../base";
-import type { Head } from "../../engine/head";
-import type { CommitOutcome, OpenGrant, VolumeRequest, VolumeSession } from "../../engine/ports";
+import type { CommitOutcome, Head, OpenGrant, VolumeRequest, VolumeSession } from "../../engine";
 import { isMetaError, MetaError } from "../errors";
 import type { Compare, KeyValue, LeaseId, Operation, Watch } from "../kv";
 import {
+  LeaseKeeper,
+  again,
   decodeHead,
   decodeLock,
   decodeRequest,
@@ -19,14 +20,18 @@ import {
   encodeRequest,
   encodeSnapshot,
   encodeVolume,
+  hasTail,
+  keys,
+  readAll,
+  repeat,
+  type KeyState,
+  type LeaseTimes,
+  type MetaContext,
   type StoredLock,
   type StoredRequest,
   type StoredSnapshot,
-} from "../records/codec";
-import { again, type MetaContext, readAll, repeat, unchanged } from "../records/context";
-import { keys } from "../records/layout";
-import { type KeyState, LeaseKeeper, type LeaseTimes } from "../records/lease-keeper";
-import { hasTail } from "../records/volume-look";
+  unchanged,
+} from "../records";
 
 /** After this the caller hears of it (and repeats the call). */
 const COMMIT_DEADLINE_MS = 15_000;
