@@ -5,7 +5,7 @@
 import { type PeerId, TorusError } from "../../base";
 import { type EventLoop, nativeBuffer, type SocketNetwork, systemRandom } from "../../base/io";
 import type { BlockDevice } from "../../blockdev";
-import type { PeerTransport, StorageService, VolumeRegistry } from "../../engine";
+import type { OpenOptions, PeerTransport, StorageService, VolumeRegistry } from "../../engine";
 import { blockBufferBytes } from "../../engine/block";
 import { ReadCache } from "../../engine/cache";
 import {
@@ -105,9 +105,12 @@ export class ClientPart implements DeviceOpener {
     };
   }
 
-  async openVolume(name: string): Promise<OpenDevice> {
+  async openVolume(name: string, options: OpenOptions = {}): Promise<OpenDevice> {
     const { registry, config, log } = this.#options;
-    const session = await registry.openVolume(name, config.holder, { waitForLockMs: config.waitForLockMs });
+    const session = await registry.openVolume(name, config.holder, {
+      waitForLockMs: config.waitForLockMs,
+      ...options,
+    });
     const volume = await openVolume(this.#ports, session, config.volume);
     this.volumes.add(volume);
     let failure: string | undefined;

@@ -11,7 +11,7 @@ import {
   type SyncThread,
   systemClock,
 } from "../../base/io";
-import type { DeviceDescription } from "../../blockdev";
+import type { DeviceDescription, DeviceExtent } from "../../blockdev";
 import type { VolumeRegistry } from "../../engine";
 import type { VolumeOptions } from "../../engine/volume";
 import { PAGE_BYTES } from "../../engine/block";
@@ -27,6 +27,7 @@ import type {
   FrontEndConfig,
   MainEvents,
   MainMethods,
+  OpenDeviceRequest,
   StorageConfig,
   StorageOpened,
 } from "./worker-api";
@@ -36,6 +37,8 @@ const START_TIMEOUT_MS = 20_000;
 const STORAGE_TIMEOUT_MS = 600_000;
 /** Opening volumes waits for locks and peers. */
 const FRONT_END_TIMEOUT_MS = 300_000;
+/** A piece waits for peers, for space to come back, for a lease: longer than any of these. */
+const DEVICE_CALL_TIMEOUT_MS = 600_000;
 /** Longer than any client waits. */
 const STORAGE_CALL_TIMEOUT_MS = 30_000;
 const STATUS_TIMEOUT_MS = 5_000;
@@ -54,6 +57,20 @@ export interface ClientSettings {
   readonly volume: Partial<VolumeOptions>;
   readonly waitForLockMs: number;
   readonly peerId?: PeerId;
+}
+
+/** A volume or snapshot in this process's hands. Pieces are at most 1 MiB; several may be under way. */
+export interface CommandDevice {
+  readonly sizeBytes: number;
+  read(offsetBytes: number, lengthBytes: number): Promise<Uint8Array>;
+  write(offsetBytes: number, bytes: Uint8Array): Promise<void>;
+  trim(offsetBytes: number, lengthBytes: number): Promise<void>;
+  flush(): Promise<void>;
+  /** From the start of the range, merged, at most `countMax`. */
+  extents(offsetBytes: number, lengthBytes: number, countMax: number): Promise<readonly DeviceExtent[]>;
+  resize(sizeBytes: number, shrink: boolean): Promise<void>;
+  /** Detaches cleanly, or throws. */
+  close(): Promise<void>;
 }
 
 type Worker = LoopWorker<MainMethods, DataWorkerMethods, MainEvents, DataWorkerEvents>;
@@ -129,6 +146,29 @@ export class DataPlane {
 
   openFrontEnd(config: FrontEndConfig): Promise<{ readonly addresses: readonly string[] }> {
     return this.#worker.endpoint.call("openFrontEnd", config, FRONT_END_TIMEOUT_MS);
+  }
+
+  /**
+   * Opens a volume as its writer, or a snapshot for reading, for this process's own use; whoever opened it closes it.
+   */
+  async openDevice(request: OpenDeviceRequest): Promise<CommandDevice> {
+    const { endpoint } = this.#worker;
+    const { handle, sizeBytes } = await endpoint.call("openDevice", request, FRONT_END_TIMEOUT_MS);
+    const piece = DEVICE_CALL_TIMEOUT_MS;
+    return {
+      sizeBytes,
+      read: (offsetBytes, lengthBytes) =>
+        endpoint.call("readDevice", { handle, offsetBytes, lengthBytes }, piece),
+      write: (offsetBytes, bytes) => endpoint.call("writeDevice", { handle, offsetBytes, bytes }, piece),
+      trim: (offsetBytes, lengthBytes) =>
+        endpoint.call("trimDevice", { handle, offsetBytes, lengthBytes }, piece),
+      flush: () => endpoint.call("flushDevice", handle, piece),
+      extents: (offsetBytes, lengthBytes, countMax) =>
+        endpoint.call("deviceExtents", { handle, offsetBytes, lengthBytes, countMax }, piece),
+      resize: (newSizeBytes, shrink) =>
+        endpoint.call("resizeDevice", { handle, sizeBytes: newSizeBytes, shrink }, FRONT_END_TIMEOUT_MS),
+      close: () => endpoint.call("closeDevice", handle, FRONT_END_TIMEOUT_MS),
+    };
   }
 
   status(): Promise<DataPlaneStatus> {

@@ -1,4 +1,4 @@
-export { DataPlane, type DataPlaneOptions } from "./data-plane";
+export { type CommandDevice, DataPlane, type DataPlaneOptions } from "./data-plane";
 export { RegistryServer } from "./registry-rpc";
 export { holderName, parseExportName } from "./volume-directory";
 export type {
@@ -12,4 +12,5 @@ export type {
   StorageConfig,
   StorageOpened,
 } from "./worker-api";
+export { PIECE_BYTES_MAX } from "./device-part";
 export { DataWorkerParts } from "./worker-parts";

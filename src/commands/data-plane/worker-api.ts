@@ -4,7 +4,7 @@
  * (which says who this peer is), registry (metadata is connected), front end.
  */
 import type { ClusterId, Incarnation, PeerId } from "../../base";
-import type { DeviceDescription } from "../../blockdev";
+import type { DeviceDescription, DeviceExtent } from "../../blockdev";
 import type { PeerStatistics } from "../../engine";
 import type { StoreStatistics } from "../../engine/store";
 import type { VolumeHealth, VolumeOptions, VolumeStatistics } from "../../engine/volume";
@@ -83,8 +83,34 @@ export interface DataPlaneStatus {
   readonly turnCount: number;
 }
 
+export interface OpenDeviceRequest {
+  readonly volume: string;
+  /** Read this snapshot of it; otherwise the volume is opened as its writer. */
+  readonly snapshot?: string;
+  /** R10: the open puts the volume back to this snapshot. */
+  readonly restoreSnapshot?: string;
+}
+
+/** Volumes opened for a command, by handle. */
+export interface DeviceMethods {
+  openDevice(request: OpenDeviceRequest): Promise<{ readonly handle: number; readonly sizeBytes: number }>;
+  readDevice(argument: { handle: number; offsetBytes: number; lengthBytes: number }): Promise<Uint8Array>;
+  writeDevice(argument: { handle: number; offsetBytes: number; bytes: Uint8Array }): Promise<void>;
+  trimDevice(argument: { handle: number; offsetBytes: number; lengthBytes: number }): Promise<void>;
+  flushDevice(handle: number): Promise<void>;
+  deviceExtents(argument: {
+    handle: number;
+    offsetBytes: number;
+    lengthBytes: number;
+    countMax: number;
+  }): Promise<readonly DeviceExtent[]>;
+  resizeDevice(argument: { handle: number; sizeBytes: number; shrink: boolean }): Promise<void>;
+  /** Detaches cleanly, or throws. */
+  closeDevice(handle: number): Promise<void>;
+}
+
 /** Offered by the worker. */
-export interface DataWorkerMethods {
+export interface DataWorkerMethods extends DeviceMethods {
   openStorage(config: StorageConfig): Promise<StorageOpened>;
   /** One call of the storage service over Connect; bytes in, bytes out. */
   storageCall(argument: { readonly procedure: string; readonly body: Uint8Array }): Promise<UnaryResult>;

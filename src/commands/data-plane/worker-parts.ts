@@ -4,6 +4,7 @@ import type { LoopWorkerContext, SyncChannel } from "../../base/io";
 import { TorusError } from "../../base";
 import { StorageStatus } from "../../engine";
 import { ClientPart } from "./client-part";
+import { DevicePart } from "./device-part";
 import { FrontEndPart } from "./front-end-part";
 import { type RegistryCaller, RemoteRegistry } from "./registry-rpc";
 import { StoragePart } from "./storage-part";
@@ -28,6 +29,7 @@ export class DataWorkerParts {
   #storage: StoragePart | undefined;
   #client: ClientPart | undefined;
   #frontEnd: FrontEndPart | undefined;
+  #devices: DevicePart | undefined;
 
   constructor(context: Context, syncChannel: SyncChannel) {
     this.#context = context;
@@ -85,12 +87,21 @@ export class DataWorkerParts {
       this.#frontEnd = part;
       return { addresses };
     },
+    openDevice: (request) => this.#devicePart().openDevice(request),
+    readDevice: (argument) => this.#devicePart().readDevice(argument),
+    writeDevice: (argument) => this.#devicePart().writeDevice(argument),
+    trimDevice: (argument) => this.#devicePart().trimDevice(argument),
+    flushDevice: (handle) => this.#devicePart().flushDevice(handle),
+    deviceExtents: (argument) => this.#devicePart().deviceExtents(argument),
+    resizeDevice: (argument) => this.#devicePart().resizeDevice(argument),
+    closeDevice: (handle) => this.#devicePart().closeDevice(handle),
     status: () => this.#status(),
   };
 
   async close(): Promise<void> {
     try {
       await this.#frontEnd?.close();
+      await this.#devices?.close();
     } finally {
       this.#client?.close();
       await this.#storage?.close();
@@ -110,6 +121,11 @@ export class DataWorkerParts {
           : { hits: cache.hits, misses: cache.misses, pageCount: cache.pageCount },
       turnCount: this.#context.loop.turnCount,
     };
+  }
+
+  #devicePart(): DevicePart {
+    this.#devices ??= new DevicePart(this.#required(this.#client, "registry"));
+    return this.#devices;
   }
 
   #log(event: DataWorkerEvents["log"]): void {
