@@ -1,6 +1,5 @@
 export type {
   CallOptions,
-  Compare,
   KeyValue,
   KeyValueStore,
   LeaseId,
@@ -22,29 +21,17 @@ export { EtcdStore, type EtcdStoreOptions } from "./etcd";
 export {
   ClusterSettings,
   ClusterWatch,
-  DEFAULT_LEASE_TIMES,
-  LeaseKeeper,
-  NAME_BYTES_MAX,
-  PEER_LEASE_TIMES,
   PeerDirectory,
   PeerRegistration,
   RingAdmin,
   SnapshotAdmin,
-  VOLUME_SIZE_BYTES_MAX,
   VolumeAdmin,
-  checkName,
-  checkVolumeSize,
-  type ClusterInit,
   type ClusterSettingsRecord,
   type ClusterState,
   type LeaseTimes,
   type MetaContext,
   type PeerDescription,
   type PeerEntry,
-  type PeerReport,
-  type SnapshotCreateOptions,
-  type SnapshotInfo,
   type VolumeInfo,
-  type VolumeList,
 } from "./records";
-export { MetaRegistry, MetaSnapshotSession, MetaVolumeSession, type RegistryOptions } from "./session";
+export { MetaRegistry, MetaVolumeSession } from "./session";

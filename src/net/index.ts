@@ -1,7 +1,5 @@
 export {
   MetaServiceHandler,
-  type MetaServiceOptions,
   openMetadataStore,
   RemoteStore,
-  type RemoteStoreOptions,
 } from "./meta";

@@ -14,7 +14,7 @@ export class MetaServerProcess {
   /** Resolves when it listens. */
   static async start(path: string, port?: number): Promise<MetaServerProcess> {
     const chosenPort = port ?? (await freePort());
-    const script = join(import.meta.dir, "meta-server.ts");
+    const script = join(import.meta.dir, "workers/meta-server.ts");
     const child = Bun.spawn([process.execPath, script, path, String(chosenPort)], {
       stdin: "ignore",
       stdout: "pipe",

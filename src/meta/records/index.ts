@@ -1,4 +1,4 @@
-export { ClusterSettings, notInitialised, type ClusterInit } from "./cluster-settings";
+export { ClusterSettings, notInitialised } from "./cluster-settings";
 export { ClusterWatch, type ClusterState } from "./cluster-watch";
 export {
   decodeCounter,
@@ -23,23 +23,11 @@ export { mintEpoch } from "./epochs";
 export { encodeRecord } from "./fields";
 export { keys, parseVolumeKey } from "./layout";
 export { DEFAULT_LEASE_TIMES, LeaseKeeper, type KeyState, type LeaseTimes } from "./lease-keeper";
-export { NAME_BYTES_MAX, VOLUME_SIZE_BYTES_MAX, checkName, checkVolumeSize } from "./names";
-export {
-  PEER_LEASE_TIMES,
-  PeerDirectory,
-  PeerRegistration,
-  type PeerDescription,
-  type PeerEntry,
-  type PeerReport,
-} from "./peer-directory";
+
+export { PeerDirectory, PeerRegistration, type PeerDescription, type PeerEntry } from "./peer-directory";
 export { RingAdmin } from "./ring-admin";
-export {
-  SnapshotAdmin,
-  publicSnapshot,
-  type SnapshotCreateOptions,
-  type SnapshotInfo,
-} from "./snapshot-admin";
-export { VolumeAdmin, publicRecord, type VolumeInfo, type VolumeList } from "./volume-admin";
+export { SnapshotAdmin, publicSnapshot } from "./snapshot-admin";
+export { VolumeAdmin, publicRecord, type VolumeInfo } from "./volume-admin";
 export {
   attachedError,
   hasTail,

@@ -1,3 +1,3 @@
-export { MetaRegistry, type RegistryOptions } from "./registry";
-export { MetaSnapshotSession } from "./snapshot-session";
+export { MetaRegistry } from "./registry";
+
 export { MetaVolumeSession } from "./volume-session";

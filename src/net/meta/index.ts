@@ -1,3 +1,3 @@
 export { openMetadataStore } from "./open";
-export { RemoteStore, type RemoteStoreOptions } from "./remote-store";
-export { MetaServiceHandler, type MetaServiceOptions } from "./service";
+export { RemoteStore } from "./remote-store";
+export { MetaServiceHandler } from "./service";

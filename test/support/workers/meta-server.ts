@@ -2,9 +2,9 @@
  * A process of its own that serves an SQLite store over Connect, to be killed by tests.
  * `bun meta-server.ts PATH PORT`; POST /compact forgets the history.
  */
-import { systemClock, systemRandom } from "../../src/base/io";
-import { openSqliteStore } from "../../src/meta";
-import { MetaServiceHandler } from "../../src/net";
+import { systemClock, systemRandom } from "../../../src/base/io";
+import { openSqliteStore } from "../../../src/meta";
+import { MetaServiceHandler } from "../../../src/net";
 
 const [path = "", port = "0"] = process.argv.slice(2);
 const store = openSqliteStore(path, systemClock, systemRandom);
