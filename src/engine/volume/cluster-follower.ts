@@ -12,7 +12,7 @@ export class ClusterFollower implements ReaderView {
   #ring: Ring;
   #peerIds: readonly PeerId[];
 
-  constructor(registry: VolumeRegistry) {
+  constructor(registry: Pick<VolumeRegistry, "cluster" | "onClusterChange">) {
     this.#view = registry.cluster();
     this.#ring = buildRing(this.#view.ring);
     this.#peerIds = this.#view.peers.map((peer) => peer.peerId);

@@ -1,0 +1,106 @@
+/**
+ * How background work reaches blocks: it reads and sends like a client, through the transport (whose shortcut serves
+ * the local peer), and lists and deletes at the local peer only.
+ */
+import type { AllocateBuffer, BlockRef, Clock, NativeBuffer, PeerId } from "../../base";
+import { blockBufferBytes, HEADER_BYTES_MAX } from "../block";
+import { PeerHealth } from "../distributor";
+import type { NodeReader } from "../inode";
+import { type PeerTransport, type StorageService, StorageStatus, type VolumeRegistry } from "../ports";
+import { BlockReader, ClusterFollower, newVolumeStatistics, PeerNodeReader } from "../volume";
+
+/** What background work asks of the peer it belongs to; a StorageService is one, and so is a proxy to its thread. */
+export type LocalPeer = Pick<
+  StorageService,
+  "identity" | "list" | "confirm" | "statistics" | "deleteBlocks" | "adoptRingVersion"
+>;
+
+/** What background work asks of the metadata. */
+export type UpkeepRegistry = Pick<VolumeRegistry, "cluster" | "onClusterChange" | "collectionView">;
+
+export interface UpkeepPorts {
+  readonly clock: Clock;
+  readonly local: LocalPeer;
+  readonly transport: PeerTransport;
+  readonly registry: UpkeepRegistry;
+  readonly allocate: AllocateBuffer;
+}
+
+/** A whole block in a buffer, verified. */
+export interface WholeBlock {
+  readonly buffer: NativeBuffer;
+  readonly offset: number;
+  readonly lengthBytes: number;
+}
+
+const HEADER_BUFFERS_MAX = 64;
+
+export class BlockAccess {
+  readonly cluster: ClusterFollower;
+  readonly nodes: NodeReader;
+  private readonly reader: BlockReader;
+  private readonly health: PeerHealth;
+  private readonly headerBuffers: NativeBuffer[] = [];
+  private readonly blockBuffers: NativeBuffer[] = [];
+
+  constructor(private readonly ports: UpkeepPorts) {
+    const { clock, transport, registry, allocate, local } = ports;
+    this.cluster = new ClusterFollower(registry);
+    this.health = new PeerHealth(clock, transport);
+    this.reader = new BlockReader(
+      {
+        clusterId: this.cluster.view.clusterId,
+        transport,
+        health: this.health,
+        view: this.cluster,
+        statistics: newVolumeStatistics(),
+      },
+      { readLevel: "block", localPeerId: local.identity.peerId },
+    );
+    this.nodes = new PeerNodeReader(this.reader, allocate);
+  }
+
+  close(): void {
+    this.cluster.close();
+    this.health.close();
+  }
+
+  /** Whether the peer holds the block, by its header alone: ok, notFound, corrupt, or why it cannot be told. */
+  async ask(peer: PeerId, ref: BlockRef): Promise<StorageStatus> {
+    const buffer = this.headerBuffers.pop() ?? this.ports.allocate(HEADER_BYTES_MAX);
+    const status = await this.reader.readHeader(ref, buffer, 0, peer);
+    if (this.headerBuffers.length < HEADER_BUFFERS_MAX) this.headerBuffers.push(buffer);
+    return status;
+  }
+
+  /**
+   * Reads a block whole, from one peer or from wherever a good copy is, and hands it to `use`; its buffer goes back
+   * when that resolves. Resolves with the status of the read when there is no good copy, else with what `use` says.
+   */
+  async withBlock(
+    ref: BlockRef,
+    from: PeerId | undefined,
+    use: (block: WholeBlock) => Promise<StorageStatus>,
+  ): Promise<StorageStatus> {
+    const lengthBytes = blockBufferBytes(this.cluster.view.blockSizeBytes);
+    const buffer = this.blockBuffers.pop() ?? this.ports.allocate(lengthBytes);
+    try {
+      const found = await this.reader.readBlock(ref, buffer, from);
+      if (found.status !== StorageStatus.ok) return found.status;
+      return await use({ buffer, offset: found.offset, lengthBytes: found.lengthBytes });
+    } finally {
+      this.blockBuffers.push(buffer);
+    }
+  }
+
+  /** Sends an unfenced copy, which counts for no acknowledgement (R1). */
+  send(peer: PeerId, block: WholeBlock): Promise<StorageStatus> {
+    return new Promise((resolve) => {
+      this.ports.transport.put(peer, {
+        ...block,
+        writerEpoch: 0,
+        done: (_peer, _incarnation, status) => resolve(status),
+      });
+    });
+  }
+}
