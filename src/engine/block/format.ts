@@ -33,7 +33,6 @@ export const SLOT_CRC_BYTES = 4;
 export const HOLE_SLOT = 0xffffffff;
 /** Extents are bounded so that the header of a block of any size we make fits in front of the payload. */
 export const EXTENT_COUNT_MAX = 1024;
-export const BLOCK_SIZE_MIN = 64 * 1024;
 export const BLOCK_SIZE_MAX = 4 * 1024 * 1024;
 /** 72 + 16 x 1024 + 4 x 1024 = 20,552, rounded up to a whole number of pages. */
 export const HEADER_BYTES_MAX = 24 * 1024;

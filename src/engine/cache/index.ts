@@ -1,1 +1,1 @@
-export { type CacheSpace, ReadCache, type ReadCacheStatistics } from "./read-cache";
+export { ReadCache } from "./read-cache";

@@ -344,9 +344,6 @@ export const USE_TREE: TreeKind<UseLeaf> = {
   makeLeaf: (key, stamp, place) => new UseLeaf(key, stamp, place),
 };
 
-/** The largest a node of a tree can be: a full interior. */
-export const NODE_BYTES_MAX = NODE_HEADER_BYTES + FAN_OUT * CHILD_BYTES;
-
 /** An upper bound of what encodeNode will write. */
 export function encodedBytesMax(node: TreeNode): number {
   if (node instanceof Interior) return NODE_HEADER_BYTES + node.childCount * CHILD_BYTES;

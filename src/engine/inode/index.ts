@@ -1,4 +1,4 @@
-export { InodeError, type InodeErrorCode } from "./errors";
+export { InodeError } from "./errors";
 export { createPageMap, openPageMap } from "./page-map";
 export { type ReferenceVisitor, walkReferences } from "./references";
 export {
@@ -11,11 +11,7 @@ export {
   lsnOf,
   makeLocation,
   type NodeReader,
-  type PageLocation,
   type PageMap,
-  type PageMapOptions,
-  type PageMapStatistics,
-  SCAN_LEAF_COUNT_MAX,
   SLOTS_PER_LSN,
   slotOf,
 } from "./types";

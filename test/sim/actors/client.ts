@@ -53,8 +53,6 @@ export interface ClientMachine {
   readonly scanOnly?: boolean;
 }
 
-export type ClientStop = "close" | "crash";
-
 /** What one life of a client is working on. */
 interface Life {
   readonly process: SimProcess;
