@@ -9,11 +9,33 @@ export {
   type WriteZeroesOptions,
 } from "./device";
 export {
+  ATTACH_BLOCK_SIZE_BYTES,
+  ATTACH_CONNECTION_COUNT,
+  ATTACH_DEAD_CONNECTION_TIMEOUT_S,
+  type AttachOptions,
+  attachToKernel,
+  detachFromKernel,
+  fileSystemOn,
+  flushDevice,
+  type KernelAttachment,
+  KernelError,
+  type KernelErrorCode,
+  listNbdDevices,
+  makeFileSystem,
+  mountDevice,
+  type NbdDevice,
+  parseNbdIndex,
+  runNbdIoctlWorker,
+  unmount,
+} from "./kernel";
+export {
+  kernelFlags,
   NBD_LIMITS_DEFAULT,
   type NbdEvent,
   type NbdLimits,
   NbdServer,
   type NbdServerOptions,
   type NbdStatistics,
+  type OpenExport,
   type TlsState,
 } from "./nbd";

@@ -3,3 +3,5 @@ export { NBD_LIMITS_DEFAULT, type NbdLimits } from "./limits";
 export { type NbdEvent, NbdServer, type NbdServerOptions } from "./server";
 export type { NbdStatistics } from "./statistics";
 export type { TlsState } from "./handshake";
+export { kernelFlags } from "./options";
+export type { OpenExport } from "./handshake";

@@ -197,3 +197,8 @@ export function transmissionFlags(readOnly: boolean, structured: boolean): numbe
   flags |= TransmissionFlag.sendTrim | TransmissionFlag.sendWriteZeroes | TransmissionFlag.sendFastZero;
   return flags;
 }
+
+/** What the kernel's client is told of an export that this process attaches to it. */
+export function kernelFlags(device: DeviceDescription): number {
+  return transmissionFlags(device.readOnly, false);
+}

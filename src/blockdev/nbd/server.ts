@@ -7,7 +7,7 @@ import type { AllocateBuffer, Clock, Timer } from "../../base";
 import type { StreamConnection, StreamHandler, StreamListener, StreamNetwork } from "../../base/io/stream";
 import type { DeviceDirectory } from "../device";
 import { BufferPool } from "./buffers";
-import { Handshake, type HandshakeHost, type OpenExport, type TlsState } from "./handshake";
+import { Handshake, type HandshakeHost, type Negotiated, type OpenExport, type TlsState } from "./handshake";
 import { checkedLimits, type NbdLimits } from "./limits";
 import { type Request, RequestPool } from "./request";
 import { NbdStatistics } from "./statistics";
@@ -97,6 +97,17 @@ export class NbdServer {
   }
 
   /**
+   * Serves a connection that is in transmission from its first byte, with simple replies: the kernel's own client,
+   * for which this process negotiated with itself. `open` is released when the connection is over.
+   */
+  serve(connection: StreamConnection, open: OpenExport): StreamHandler {
+    this.statistics.connectionsTotal++;
+    this.statistics.connectionsOpen++;
+    this.#startTick();
+    return this.#transmit(connection, { open, style: "simple", allocationContext: false });
+  }
+
+  /**
    * Stops listening, answers what is in flight, refuses what is new, and closes; what has not ended after
    * `timeoutMs` is cut off. Resolves when every connection is gone and every device is given back.
    */
@@ -161,6 +172,21 @@ export class NbdServer {
         this.#event({ kind: "internal", remote: connection.remote, message, error });
       },
     };
+  }
+
+  #transmit(connection: StreamConnection, result: Negotiated): Transmission {
+    const exportName = result.open.device.name;
+    const host = this.#transmissionHost(connection, exportName);
+    const transmission = new Transmission(connection, host, result, this.#options.clock.nowMs());
+    this.#phases.set(connection, { kind: "transmission", transmission, connection });
+    this.#event({
+      kind: "opened",
+      remote: connection.remote,
+      exportName,
+      message: `${result.style} replies`,
+    });
+    if (this.#shuttingDown) transmission.drain();
+    return transmission;
   }
 
   #transmissionHost(connection: StreamConnection, exportName: string): TransmissionHost {
