@@ -98,8 +98,11 @@ export interface Disk {
   lock(): void;
   list(): readonly DiskEntry[];
   open(name: string): DiskFile;
-  /** A new file of zeros with its space reserved, durable under its name; throws "disk-full". */
-  create(name: string, sizeBytes: number): DiskFile;
+  /**
+   * A new file of zeros with its space reserved, durable under its name; throws "disk-full". Where reserving takes
+   * long (in memory) only the first `headBytes` are backed at once, and a later write may meet noSpace.
+   */
+  create(name: string, sizeBytes: number, headBytes: number): DiskFile;
   remove(name: string): void;
   /** Closes files and gives the lock back; syncs under way complete or are abandoned. */
   close(): void;

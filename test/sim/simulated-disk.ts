@@ -316,7 +316,7 @@ class AttachedDisk implements Disk {
     return new AttachedFile(this, this.media, this.options, name, this.media.sizeOf(name));
   }
 
-  create(name: string, sizeBytes: number): DiskFile {
+  create(name: string, sizeBytes: number, _headBytes: number): DiskFile {
     if (this.media.has(name)) throw new DiskError("disk-failed", `Cannot create ${name}: EEXIST`);
     if (!this.#isDead) this.media.create(name, sizeBytes);
     return this.open(name);

@@ -14,6 +14,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statfsSync,
   statSync,
   writeSync,
 } from "node:fs";
@@ -35,6 +36,7 @@ import type { Syncer } from "./sync-channel";
 
 const EDQUOT = 122;
 const EOPNOTSUPP = 95;
+const TMPFS_MAGIC = 0x01021994;
 const LOCK_NAME = "lock";
 const TEMPORARY_SUFFIX = ".tmp";
 
@@ -108,15 +110,13 @@ class DirectoryDisk implements Disk {
     return file;
   }
 
-  create(name: string, sizeBytes: number): DiskFile {
+  create(name: string, sizeBytes: number, headBytes: number): DiskFile {
     const path = join(this.description, name);
     const temporary = path + TEMPORARY_SUFFIX;
     rmSync(temporary, { force: true });
     const fd = libc.open(temporary, C.O_RDWR | C.O_CREAT | C.O_EXCL | C.O_CLOEXEC, 0o640);
     if (fd < 0) throw new DiskError("disk-failed", `Cannot create ${temporary}: ${errnoName(fd)}`);
-    let result = libc.fallocate(fd, 0, 0, sizeBytes);
-    // A file system without reservation: the file is sparse, and a full disk shows when it is written.
-    if (result === -EOPNOTSUPP) result = libc.ftruncate(fd, sizeBytes);
+    let result = this.#reserve(fd, sizeBytes, headBytes);
     if (result >= 0) result = libc.fsync(fd);
     libc.close(fd);
     if (result < 0) {
@@ -145,6 +145,19 @@ class DirectoryDisk implements Disk {
     this.#files.clear();
     if (this.#lockFile !== undefined) closeSync(this.#lockFile);
     this.#lockFile = undefined;
+  }
+
+  #reserve(fd: number, sizeBytes: number, headBytes: number): number {
+    const fileSystem = statfsSync(this.description);
+    // In memory, reserving means clearing: a second for each GiB, while the loop waits.
+    if (fileSystem.type === TMPFS_MAGIC) {
+      if (sizeBytes > fileSystem.bavail * fileSystem.bsize) return -C.ENOSPC;
+      const result = libc.fallocate(fd, 0, 0, headBytes);
+      return result < 0 ? result : libc.ftruncate(fd, sizeBytes);
+    }
+    const result = libc.fallocate(fd, 0, 0, sizeBytes);
+    // A file system without reservation: the file is sparse, and a full disk shows when it is written.
+    return result === -EOPNOTSUPP ? libc.ftruncate(fd, sizeBytes) : result;
   }
 
   #syncDirectory(): void {

@@ -43,7 +43,7 @@ import {
 } from "./layout";
 import { REPLAY_READ_BYTES, readSuperblock, type ReplayResult, replaySegment } from "./replay";
 import { RowBytes } from "./row-bytes";
-import { entriesFor, Segment, type StoreContext } from "./segment";
+import { createSegmentFile, entriesFor, Segment, type StoreContext } from "./segment";
 import { SegmentStore } from "./segment-store";
 import { type StateIdentity, StateLog, stateAreaBytes } from "./state-log";
 
@@ -227,7 +227,7 @@ class Opening {
     const areaBytes = stateAreaBytes(sizeBytes);
     segmentPlan(sizeBytes - 2 * areaBytes, segmentBytes);
     if (this.#disk.list().some((entry) => entry.name === STATE_FILE_NAME)) this.#disk.remove(STATE_FILE_NAME);
-    const file = this.#disk.create(STATE_FILE_NAME, 2 * areaBytes);
+    const file = this.#disk.create(STATE_FILE_NAME, 2 * areaBytes, 2 * areaBytes);
     const identity: StateIdentity = {
       clusterId: known?.clusterId ?? clusterId,
       peerId: known?.peerId ?? peerId ?? (random.uuid() as PeerId),
@@ -317,7 +317,8 @@ class Opening {
     const existing = this.#disk.list().find((entry) => entry.name === name);
     if (existing !== undefined) this.#disk.remove(name);
     const lengthBytes = existing?.sizeBytes ?? state.identity.segmentBytes;
-    return new Segment(number, this.#disk.create(name, lengthBytes), context);
+    const file = createSegmentFile(this.#disk, number, lengthBytes, context.unitBytes);
+    return new Segment(number, file, context);
   }
 
   #refuseDamage(): void {
@@ -491,7 +492,7 @@ class Opening {
     if (this.#options.reserveSpace === false) return;
     for (let number = this.#segments.length; number < plan.length; number += 1)
       if (!sizes.has(segmentFileName(number)))
-        this.#disk.create(segmentFileName(number), plan[number] as number);
+        createSegmentFile(this.#disk, number, plan[number] as number, this.#disk.unitBytes);
   }
 
   // -------------------------------------------------------------------------------------------------------------

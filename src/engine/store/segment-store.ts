@@ -41,7 +41,7 @@ import { CHECKPOINT_SCRATCH_BYTES, CheckpointRun } from "./checkpoint";
 import { BLOCK_EXTENTS_MAX, METADATA_PAGE_BYTES, segmentFileName, segmentGeometry } from "./layout";
 import { Lending } from "./lending";
 import { RowBytes } from "./row-bytes";
-import { entriesFor, Segment, type StoreContext } from "./segment";
+import { createSegmentFile, entriesFor, Segment, type StoreContext } from "./segment";
 import { SpaceMap } from "./space-map";
 import type { StateLog } from "./state-log";
 import type { BlockStore, StoreStatistics } from "./store";
@@ -460,7 +460,9 @@ export class SegmentStore implements BlockStore {
     const name = segmentFileName(number);
     try {
       const exists = this.#disk.list().some((entry) => entry.name === name);
-      const file = exists ? this.#disk.open(name) : this.#disk.create(name, lengthBytes);
+      const file = exists
+        ? this.#disk.open(name)
+        : createSegmentFile(this.#disk, number, lengthBytes, this.#context.unitBytes);
       return new Segment(number, file, this.#context);
     } catch (error) {
       if (!(error instanceof DiskError) || error.code !== "disk-full") throw error;

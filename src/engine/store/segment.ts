@@ -13,6 +13,7 @@ import {
   type ClusterId,
   type NativeBuffer,
   type PeerId,
+  type Disk,
   type DiskFile,
   DiskStatus,
 } from "../../base";
@@ -29,6 +30,7 @@ import {
   METADATA_PAGE_BYTES,
   RECORDS_PER_PAGE,
   type SegmentGeometry,
+  segmentFileName,
   segmentGeometry,
   segmentSeed,
   superblockOffset,
@@ -242,6 +244,17 @@ export class Segment {
     );
     return this.#ring;
   }
+}
+
+/** Makes a segment's file; its superblocks, journal and checkpoints are backed by space from the start. */
+export function createSegmentFile(
+  disk: Disk,
+  number: number,
+  lengthBytes: number,
+  unitBytes: number,
+): DiskFile {
+  const { dataOffset } = segmentGeometry(lengthBytes, unitBytes);
+  return disk.create(segmentFileName(number), lengthBytes, dataOffset);
 }
 
 /** Checkpoint entries, and journal records, that a block in this many extents takes (0: contiguous). */

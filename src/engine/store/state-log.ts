@@ -121,6 +121,8 @@ export class StateLog {
         return `${file.name} has lost its newest snapshot`;
     const log = new StateLog(best.identity, file, areaBytes, allocate);
     const problem = log.#restore(image, best);
+    // Not known to be durable: the next snapshot must replace this one and leave the other area alone.
+    if (log.#sequence === 0) log.#generation -= 1;
     return problem ?? log;
   }
 
