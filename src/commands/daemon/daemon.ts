@@ -11,9 +11,9 @@ import { type ClusterSettingsRecord, isMetaError, MetaRegistry, type PeerRegistr
 import { MetaServiceHandler } from "../../net";
 import { createRing } from "../../ring";
 import { changeRing, type Metadata, metadataOver, type MetaLocation, openStore } from "../cli";
-import { DataPlane, type DataPlaneStatus } from "../data-plane";
+import { DataPlane, type DataPlaneStatus, VOLUME_LEASE_TIMES } from "../data-plane";
 import { type AdminServer, type Readiness, startAdminServer } from "./http";
-import type { Logger } from "./log";
+import type { Logger } from "../log";
 import { renderMetrics } from "./metrics";
 import type { DaemonOptions } from "./options";
 import { peerIdentity } from "./peer-identity";
@@ -23,7 +23,6 @@ import { chooseStoreSize } from "./space";
 const HEARTBEAT_MS = 2_000;
 /** Locks of volumes this daemon exports: how long an open waits for a crashed holder. */
 const WAIT_FOR_LOCK_MS = 20_000;
-export const VOLUME_LEASE_TIMES = { ttlMs: 15_000, marginMs: 2_000 };
 const BLOCK_SIZE_DEFAULT = 512 * 1024;
 /** Registrations of a daemon that was killed end by themselves. */
 const REGISTER_WAIT_MS = 20_000;

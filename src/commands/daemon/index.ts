@@ -3,11 +3,8 @@ import { join } from "node:path";
 import type { TorusError } from "../../base";
 import { leaf, type MetaFlags, resolveMetaLocation } from "../cli";
 import { Daemon } from "./daemon";
-import { makeLogger } from "./log";
+import { makeLogger } from "../log";
 import { type DaemonFlags, daemonArgs, parseDaemonOptions } from "./options";
-
-export { VOLUME_LEASE_TIMES } from "./daemon";
-export { makeLogger } from "./log";
 
 export const daemonCommand = leaf({
   name: "daemon",

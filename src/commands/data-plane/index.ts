@@ -1,5 +1,5 @@
 export { type CommandDevice, DataPlane, type DataPlaneOptions } from "./data-plane";
-export { RegistryServer } from "./registry-rpc";
+export { RegistryServer, VOLUME_LEASE_TIMES } from "./registry-rpc";
 export { holderName, parseExportName } from "./volume-directory";
 export type {
   DataPlaneStatus,

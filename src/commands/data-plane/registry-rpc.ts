@@ -23,6 +23,12 @@ import type {
 } from "../../engine";
 import type { RingSpec } from "../../ring";
 
+/**
+ * The writer's lock and a reader's pin: how long a crashed client keeps others out, against how long reads go on while
+ * the metadata cannot be reached.
+ */
+export const VOLUME_LEASE_TIMES = { ttlMs: 15_000, marginMs: 2_000 };
+
 /** A session's number: also its slot in the shared deadlines. */
 type SessionId = number;
 

@@ -1,10 +1,10 @@
-/** What every `torus blk` command stands on: metadata, data path and the volumes' shared settings. */
+/** What every command that opens volumes stands on: metadata, data path and the volumes' shared settings. */
 import type { ArgsDef } from "citty";
 import { type TorusError, parseSize } from "../../base";
 import { MetaRegistry } from "../../meta";
-import { type MetaFlags, metadataOver, openStore, resolveMetaLocation } from "../cli";
-import { makeLogger, VOLUME_LEASE_TIMES } from "../daemon";
-import { DataPlane } from "../data-plane";
+import { type Metadata, type MetaFlags, metadataOver, openStore, resolveMetaLocation } from "../cli";
+import { DataPlane, VOLUME_LEASE_TIMES } from "../data-plane";
+import { makeLogger } from "../log";
 
 export const volumeArgs = {
   "read-cache-size": {
@@ -47,6 +47,7 @@ export interface VolumeFlags extends MetaFlags {
 
 export interface Client {
   readonly plane: DataPlane;
+  readonly metadata: Metadata;
   readonly logger: ReturnType<typeof makeLogger>;
   close(): Promise<void>;
 }
@@ -90,7 +91,7 @@ export async function startClient(
       },
       waitForLockMs,
     });
-    return { plane, logger, close };
+    return { plane, metadata, logger, close };
   } catch (error) {
     await close().catch((closing: unknown) => logger.log("debug", String(closing)));
     throw error;

@@ -1,0 +1,1 @@
+export { type Client, startClient, type VolumeFlags, volumeArgs } from "./client";
