@@ -107,7 +107,7 @@ export class EtcdClient {
         this.#throwUnlessRepeatable(call, failure, error);
         if (failure !== "stale-token") this.markFailed(endpointIndex);
         if (failure === "not-applied" && attempt + 1 >= ROUNDS_MAX * this.#clients.length)
-          throw this.#unreachableError(call, failures, error);
+          throw this.#unreachableError(failures, error);
         await sleep(this.#clock, RETRY_PAUSE_MS, options.signal);
       }
     }
@@ -172,13 +172,9 @@ export class EtcdClient {
     return new MetaError("deadline", `Cannot ${call.what}: ${this.#describe(failures)}`, { retryable: true });
   }
 
-  #unreachableError(
-    call: EtcdCall<unknown>,
-    failures: ReadonlyMap<string, string>,
-    cause: unknown,
-  ): MetaError {
+  #unreachableError(failures: ReadonlyMap<string, string>, cause: unknown): MetaError {
     return unreachable(
-      `Cannot ${call.what}: cannot reach etcd at ${this.#describe(failures)}; start etcd or name where metadata lives with --meta`,
+      `Cannot reach etcd at ${this.#describe(failures)}: start it, or name where metadata lives with --meta`,
       cause,
     );
   }

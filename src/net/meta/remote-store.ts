@@ -164,7 +164,7 @@ export class RemoteStore implements KeyValueStore {
         const known = metaErrorOf(error);
         if (known !== undefined && !(isIdempotent && known.code === "unknown-outcome")) throw known;
         const isRefused = isConnectionRefused(error);
-        if (isRefused && ++refusals >= REFUSALS_MAX) throw this.#unreachable(what, error);
+        if (isRefused && ++refusals >= REFUSALS_MAX) throw this.#unreachable(error);
         if (!isRefused && !isIdempotent) throw this.#unknown(what, error);
         options.signal?.throwIfAborted();
         if (ConnectError.from(error).code === Code.InvalidArgument) throw this.#foreign(what, error);
@@ -187,10 +187,10 @@ export class RemoteStore implements KeyValueStore {
     );
   }
 
-  #unreachable(what: string, cause: unknown): MetaError {
+  #unreachable(cause: unknown): MetaError {
     return new MetaError(
       "unreachable",
-      `Cannot ${what}: cannot reach the daemon at ${this.description} (connection refused); start it or name where metadata lives with --meta`,
+      `Cannot reach the daemon at ${this.description} (connection refused): start it, or name where metadata lives with --meta`,
       { retryable: true, cause },
     );
   }

@@ -154,7 +154,7 @@ describe("RemoteStore", () => {
     const error = await failure(openMetadataStore({ url: "http://127.0.0.1:9" }, systemClock));
     expect(error).toMatchObject({ code: "unreachable" });
     expect(error?.message).toBe(
-      "Cannot read torus/cluster/settings: cannot reach the daemon at http://127.0.0.1:9 (connection refused); start it or name where metadata lives with --meta",
+      "Cannot reach the daemon at http://127.0.0.1:9 (connection refused): start it, or name where metadata lives with --meta",
     );
   });
 

@@ -50,7 +50,7 @@ describe("EtcdStore", () => {
     const error = await failure(location(`etcd://127.0.0.1:${port}`));
     expect(error?.code).toBe("unreachable");
     expect(error?.message).toBe(
-      `Cannot read torus/cluster/settings: cannot reach etcd at 127.0.0.1:${port} (connection refused); start etcd or name where metadata lives with --meta`,
+      `Cannot reach etcd at 127.0.0.1:${port} (connection refused): start it, or name where metadata lives with --meta`,
     );
     expect(await failure(put(open([`127.0.0.1:${port}`]), "k", "v"))).toMatchObject({ code: "unreachable" });
   }, 30_000);
