@@ -84,6 +84,8 @@ export interface AdpServerOptions {
   readonly largeBufferCount?: number;
   /** A control call of the service failed in a way that the caller is not told in full. */
   readonly onServiceError: (error: unknown) => void;
+  /** A connection was turned away or cut off for what it sent; for a log that folds repetitions. */
+  readonly onRefused?: (remote: StreamAddress, reason: string) => void;
 }
 
 export interface AdpServerStatistics {
@@ -222,6 +224,13 @@ class ServerRead implements ServiceRead {
   }
 }
 
+const REFUSALS: Record<Exclude<HelloStatus, typeof HelloStatus.ok>, string> = {
+  [HelloStatus.wrongCluster]: "it belongs to another cluster",
+  [HelloStatus.wrongPeer]: "it looks for another peer at this address",
+  [HelloStatus.noCommonVersion]: "it speaks other versions of the protocol",
+  [HelloStatus.garbled]: "it does not speak the protocol",
+};
+
 interface ControlBody {
   readonly operation: number;
   readonly ordinal: number;
@@ -266,7 +275,7 @@ class ServerConnection implements StreamHandler {
         break;
       }
       const { view } = buffer;
-      if (!isHeaderWhole(view, position)) return this.#violate("a request header is garbled");
+      if (!isHeaderWhole(view, position)) return this.#violate("a garbled request header");
       const bodyBytes = view.getUint32(position, true);
       const kind = view.getUint8(position + 4);
       if (kind === FrameKind.put) {
@@ -400,6 +409,7 @@ class ServerConnection implements StreamHandler {
     }
     this.#state = "closed";
     if (status === HelloStatus.garbled) this.server.counts.violationCount++;
+    this.server.options.onRefused?.(this.connection.remote, REFUSALS[status]);
     this.connection.end();
   }
 
@@ -542,6 +552,7 @@ class ServerConnection implements StreamHandler {
 
   #violate(problem: string): number {
     this.server.counts.violationCount++;
+    this.server.options.onRefused?.(this.connection.remote, `it sent ${problem}`);
     this.destroy(`it sent ${problem}`);
     return 0;
   }
