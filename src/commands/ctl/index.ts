@@ -1,5 +1,6 @@
 /** `torus ctl`: what an administrator types. */
 import { group } from "../cli";
+import { blockCommand } from "./block";
 import { configCommand, wipeCommand } from "./config";
 import { initCommand } from "./init";
 import { peerCommand, peerListCommand } from "./peer";
@@ -14,6 +15,7 @@ export const ctlCommand = group("ctl", "Administer a cluster: volumes, peers, th
   "list-peers": peerListCommand,
   ring: ringCommand,
   volume: volumeCommand,
+  block: blockCommand,
   config: configCommand,
   wipe: wipeCommand,
 });

@@ -1,3 +1,4 @@
+export { Progress, type ProgressOptions } from "./progress";
 export { paint, renderBar, type Tone } from "./bars";
 export {
   type CellValue,
