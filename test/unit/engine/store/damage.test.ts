@@ -1,0 +1,443 @@
+/**
+ * What rots, disappears or comes back old: the store says what is wrong, never serves a wrong byte, and either goes
+ * on safely or refuses; with the loss accepted it keeps what is intact, as another incarnation.
+ */
+import { describe, expect, test } from "bun:test";
+import { asEpoch, asVolumeId, BlockKind, heapBuffer, type PeerId } from "../../../../src/base";
+import { PAGE_BYTES, type SealedBlock } from "../../../../src/engine/block";
+import { StorageStatus } from "../../../../src/engine/ports";
+import {
+  openSegmentStore,
+  readStoreIdentity,
+  type SegmentStore,
+  StoreError,
+} from "../../../../src/engine/store";
+import { SimulatedDisk } from "../../../sim/simulated-disk";
+import { SeededRandom } from "../../../support/seeded-random";
+import { VirtualLoop } from "../../../support/virtual-loop";
+import { CLUSTER, dataBlock, dataRef, payloadOf, read } from "./blocks";
+import { PEER } from "./stores";
+
+const SEGMENT_BYTES = 512 * 1024;
+const JOURNAL_OFFSET = 8192;
+const DATA_OFFSET = 8192 + 16384 + 2 * 8192;
+
+class Bench {
+  readonly loop = new VirtualLoop();
+  readonly random = new SeededRandom(7);
+  readonly disk: SimulatedDisk;
+  store!: SegmentStore;
+  poisonReason: string | undefined;
+
+  constructor(isMappable = true) {
+    this.disk = new SimulatedDisk({ random: this.random, clock: this.loop, isMappable });
+  }
+
+  async open(
+    more: { acceptLoss?: boolean; sizeBytes?: number; clusterId?: typeof CLUSTER; peerId?: PeerId } = {},
+  ) {
+    this.loop.clear();
+    this.store = await this.loop.settle(
+      openSegmentStore({
+        disk: this.disk.attach(),
+        clusterId: CLUSTER,
+        peerId: PEER,
+        sizeBytes: 128 * 1024 + 3 * SEGMENT_BYTES,
+        segmentBytes: SEGMENT_BYTES,
+        indexChunkRows: 64,
+        reserveSpace: false,
+        allocate: heapBuffer,
+        clock: this.loop,
+        random: this.random,
+        turns: this.loop,
+        onPoison: (reason) => {
+          this.poisonReason = reason;
+        },
+        ...more,
+      }),
+    );
+    return this.store;
+  }
+
+  async openError(more: Parameters<Bench["open"]>[0] = {}): Promise<StoreError> {
+    try {
+      await this.open(more);
+    } catch (error) {
+      if (error instanceof StoreError) return error;
+      throw error;
+    }
+    throw new Error("the store opened");
+  }
+
+  put(block: SealedBlock, writerEpoch: number = block.ref.epoch): StorageStatus {
+    let answer: StorageStatus | undefined;
+    const { buffer, offset, lengthBytes } = block;
+    this.store.put({
+      buffer,
+      offset,
+      lengthBytes,
+      writerEpoch,
+      done: (status) => {
+        answer = status;
+      },
+    });
+    this.loop.run();
+    if (answer === undefined) throw new Error("a put was not answered");
+    return answer;
+  }
+
+  putMany(count: number, pageCount = 2, volumeId = 1): SealedBlock[] {
+    return Array.from({ length: count }, (_, index) => {
+      const block = dataBlock(dataRef(volumeId, 1, index + 1), pageCount);
+      expect(this.put(block)).toBe(StorageStatus.ok);
+      return block;
+    });
+  }
+
+  fence(volumeId: number, epoch: number): StorageStatus {
+    let answer: StorageStatus | undefined;
+    this.store.fence(asVolumeId(volumeId), asEpoch(epoch), (status) => {
+      answer = status;
+    });
+    this.loop.run();
+    if (answer === undefined) throw new Error("a fence was not answered");
+    return answer;
+  }
+
+  async restart() {
+    this.disk.kill();
+    return this.open();
+  }
+}
+
+const fresh = async (isMappable = true) => {
+  const bench = new Bench(isMappable);
+  await bench.open();
+  return bench;
+};
+
+/** Where the block's bytes lie in the segment file. */
+function fileOffsetOf(bench: Bench, name: string, block: SealedBlock): number {
+  const needle = block.buffer.bytes.subarray(block.offset, block.offset + 128);
+  const at = Buffer.from(bench.disk.bytesOf(name)).indexOf(Buffer.from(needle));
+  if (at < 0) throw new Error("the block is not in the file");
+  return at;
+}
+
+for (const isMappable of [true, false])
+  describe(`SegmentStore and rot, ${isMappable ? "mapped" : "copied"}`, () => {
+    test("a flipped bit in a page is found at read: corrupt, suspect in the tail, other blocks unharmed", async () => {
+      const bench = await fresh(isMappable);
+      const blocks = bench.putMany(3);
+      const bad = blocks[1] as SealedBlock;
+      bench.disk.flipBit(
+        "blocks-00000",
+        fileOffsetOf(bench, "blocks-00000", bad) + bad.headerBytes + PAGE_BYTES + 5,
+      );
+      expect(read(bench.store, bad.ref, 0, 1).status).toBe(StorageStatus.ok);
+      expect(read(bench.store, bad.ref, 1, 1).status).toBe(StorageStatus.corrupt);
+      expect(read(bench.store, bad.ref, 0, 1).status).toBe(StorageStatus.corrupt);
+      bench.loop.run();
+      const tail = bench.store.tail(BlockKind.data, asVolumeId(1), 1, 0);
+      expect(tail.map(({ index, suspect }) => [index, suspect])).toEqual([
+        [1, false],
+        [2, true],
+        [3, false],
+      ]);
+      expect(bench.store.statistics().suspectCount).toBe(1);
+      await bench.restart();
+      expect(bench.store.statistics().suspectCount).toBe(1);
+      expect(read(bench.store, bad.ref, 0, 1).status).toBe(StorageStatus.corrupt);
+      expect(read(bench.store, (blocks[2] as SealedBlock).ref, 0, 2).bytes).toEqual(
+        payloadOf(blocks[2] as SealedBlock),
+      );
+    });
+
+    test("a suspect copy is replaced by the next put of the same block, and its space comes back", async () => {
+      const bench = await fresh(isMappable);
+      const [block] = bench.putMany(1) as [SealedBlock];
+      const { usedBytes } = bench.store.statistics();
+      bench.disk.flipBit("blocks-00000", fileOffsetOf(bench, "blocks-00000", block) + 70);
+      expect(bench.store.verify(block.ref)).toBe(StorageStatus.corrupt);
+      expect(bench.put(dataBlock(block.ref, 2, 1), 0)).toBe(StorageStatus.conflict);
+      expect(bench.put(block, 0)).toBe(StorageStatus.ok);
+      expect(bench.store.verify(block.ref)).toBe(StorageStatus.ok);
+      expect(bench.store.statistics()).toMatchObject({ usedBytes, suspectCount: 0, blockCount: 1 });
+      await bench.restart();
+      expect(bench.store.statistics()).toMatchObject({ usedBytes, suspectCount: 0, blockCount: 1 });
+      expect(read(bench.store, block.ref, 0, 2).bytes).toEqual(payloadOf(block));
+    });
+
+    test("a put of a held block finds the rot that nobody has read yet, and repairs it before it says ok", async () => {
+      const bench = await fresh(isMappable);
+      const [block] = bench.putMany(1) as [SealedBlock];
+      bench.disk.flipBit("blocks-00000", fileOffsetOf(bench, "blocks-00000", block) + block.headerBytes + 9);
+      expect(bench.put(block)).toBe(StorageStatus.ok);
+      expect(read(bench.store, block.ref, 0, 2).bytes).toEqual(payloadOf(block));
+    });
+
+    test("a read error of the disk makes a copy corrupt, not the process dead", async () => {
+      const bench = await fresh(isMappable);
+      const [block] = bench.putMany(1) as [SealedBlock];
+      bench.disk.failNextRead("data.read");
+      expect(bench.store.verify(block.ref)).toBe(StorageStatus.corrupt);
+      expect(bench.store.verify(block.ref)).toBe(StorageStatus.corrupt);
+    });
+
+    test("a misdirected or dropped write of a block that was acknowledged is corrupt after a restart, never wrong", async () => {
+      for (const fault of ["misdirected", "dropped"] as const) {
+        const bench = await fresh(isMappable);
+        bench.putMany(4);
+        bench.disk.failNextWrite("data.write", fault);
+        const block = dataBlock(dataRef(9, 1, 1), 1);
+        expect(bench.put(block)).toBe(StorageStatus.ok);
+        expect(read(bench.store, block.ref, 0, 1).status).toBe(StorageStatus.corrupt);
+        // The misdirected bytes may have hit the store's own records: then it must refuse.
+        bench.disk.kill();
+        try {
+          await bench.open();
+        } catch (error) {
+          expect(error).toBeInstanceOf(StoreError);
+          continue;
+        }
+        expect(read(bench.store, block.ref, 0, 1).status).toBe(StorageStatus.corrupt);
+      }
+    });
+  });
+
+describe("SegmentStore and its records", () => {
+  test("a flipped bit in a journal record that was durable refuses with the file and the record", async () => {
+    const bench = await fresh();
+    bench.putMany(10);
+    bench.disk.kill();
+    bench.disk.flipBit("blocks-00000", JOURNAL_OFFSET + 3 * 64 + 30);
+    const error = await bench.openError();
+    expect(error.code).toBe("damaged");
+    expect(error.message).toBe(
+      "Cannot open store in the simulated disk: blocks-00000: record 3 of the journal is damaged; acknowledged blocks may be lost: restore the files, or start with --accept-loss to go on with what is intact and let the replicas heal the rest",
+    );
+  });
+
+  test("zeroed journal records before later ones are a loss, and so is a journal that ends early", async () => {
+    const bench = await fresh();
+    bench.putMany(40);
+    bench.disk.kill();
+    bench.disk.corrupt("blocks-00000", JOURNAL_OFFSET + 5 * 64, (bytes) => bytes.fill(0, 0, 3 * 64));
+    expect((await bench.openError()).message).toContain("record 5 of the journal was durable and is lost");
+  });
+
+  test("with the loss accepted it keeps what is intact under a new incarnation, and serves on", async () => {
+    const bench = await fresh();
+    const blocks = bench.putMany(10);
+    const { incarnation, bootCount } = bench.store;
+    bench.fence(5, 77);
+    bench.disk.kill();
+    bench.disk.flipBit("blocks-00000", JOURNAL_OFFSET + 6 * 64 + 30);
+    await bench.open({ acceptLoss: true });
+    expect(bench.store.incarnation).not.toBe(incarnation);
+    expect(bench.store.bootCount).toBe(bootCount + 1);
+    expect(bench.store.fenceEpoch(asVolumeId(5))).toBe(77);
+    const kept = blocks.filter(({ ref }) => bench.store.has(ref));
+    expect(kept.length).toBe(5);
+    for (const block of kept) expect(read(bench.store, block.ref, 0, 2).bytes).toEqual(payloadOf(block));
+    for (const block of blocks) expect(bench.put(block)).toBe(StorageStatus.ok);
+    const renewed = bench.store.incarnation;
+    await bench.restart();
+    expect(bench.store.incarnation).toBe(renewed);
+    for (const block of blocks) expect(read(bench.store, block.ref, 0, 2).bytes).toEqual(payloadOf(block));
+  });
+
+  test("a deleted segment file refuses; accepted, the other segments' blocks remain", async () => {
+    const bench = await fresh();
+    const blocks = bench.putMany(90);
+    expect(bench.disk.fileNames()).toContain("blocks-00001");
+    const { incarnation } = bench.store;
+    bench.disk.kill();
+    bench.disk.deleteFile("blocks-00000");
+    const error = await bench.openError();
+    expect(error.code).toBe("damaged");
+    expect(error.message).toContain("blocks-00000 is missing");
+    await bench.open({ acceptLoss: true });
+    expect(bench.store.incarnation).not.toBe(incarnation);
+    const kept = blocks.filter(({ ref }) => bench.store.has(ref));
+    expect(kept.length).toBeGreaterThan(0);
+    expect(kept.length).toBeLessThan(blocks.length);
+    for (const block of kept) expect(read(bench.store, block.ref, 0, 2).bytes).toEqual(payloadOf(block));
+    for (const block of blocks) expect(bench.put(block)).toBe(StorageStatus.ok);
+    await bench.restart();
+    expect(bench.store.statistics().blockCount).toBe(90);
+  });
+
+  test("a missing state file refuses; accepted, it takes a new incarnation, its blocks and no fences", async () => {
+    const bench = await fresh();
+    bench.putMany(5);
+    bench.fence(1, 9);
+    const { incarnation, peerId } = bench.store;
+    bench.disk.kill();
+    bench.disk.deleteFile("state");
+    const error = await bench.openError();
+    expect(error.code).toBe("damaged");
+    expect(error.message).toContain("state is missing");
+    await bench.open({ acceptLoss: true });
+    expect(bench.store.incarnation).not.toBe(incarnation);
+    expect(bench.store.peerId).toBe(peerId);
+    expect(bench.store.statistics().blockCount).toBe(5);
+  });
+
+  test("rot anywhere in the state file is noticed or harmless: no fence is ever lost silently", async () => {
+    const reference = await fresh();
+    reference.putMany(3);
+    for (let volume = 1; volume <= 5; volume += 1)
+      expect(reference.fence(volume, 10 + volume)).toBe(StorageStatus.ok);
+    reference.disk.powerLoss();
+    const image = reference.disk.image();
+    let refused = 0;
+    for (let offset = 0; offset < (image.get("state")?.length ?? 0); offset += 61) {
+      const bench = new Bench();
+      bench.disk.restore(image);
+      bench.disk.flipBit("state", offset, offset % 8);
+      try {
+        await bench.open();
+      } catch (error) {
+        expect((error as StoreError).code).toBe("damaged");
+        refused += 1;
+        continue;
+      }
+      for (let volume = 1; volume <= 5; volume += 1)
+        expect(bench.store.fenceEpoch(asVolumeId(volume))).toBe(10 + volume);
+    }
+    expect(refused).toBeGreaterThan(5);
+  });
+
+  test("rot anywhere in a segment's own parts is noticed or harmless", async () => {
+    const reference = await fresh();
+    const blocks = reference.putMany(8, 1);
+    reference.disk.powerLoss();
+    const image = reference.disk.image();
+    for (let offset = 0; offset < DATA_OFFSET; offset += 37) {
+      const bench = new Bench();
+      bench.disk.restore(image);
+      bench.disk.flipBit("blocks-00000", offset, offset % 8);
+      try {
+        await bench.open();
+      } catch (error) {
+        expect((error as StoreError).code).toBe("damaged");
+        continue;
+      }
+      for (const block of blocks) expect(read(bench.store, block.ref, 0, 1).bytes).toEqual(payloadOf(block));
+    }
+  });
+
+  test("a state older than the blocks is noticed", async () => {
+    const bench = await fresh();
+    bench.putMany(2);
+    bench.disk.powerLoss();
+    const old = bench.disk.image().get("state") as Uint8Array;
+    await bench.open();
+    bench.putMany(3, 1, 2);
+    await bench.loop.settle(bench.store.close());
+    bench.disk.corrupt("state", 0, (bytes) => bytes.set(old));
+    expect((await bench.openError()).message).toContain("state is older than the blocks");
+  });
+});
+
+describe("SegmentStore and failing writes", () => {
+  test("a failed sync poisons it: nothing pending is acknowledged, everything answers unavailable", async () => {
+    const bench = await fresh();
+    const [before] = bench.putMany(1) as [SealedBlock];
+    bench.disk.failNextSync("segment.sync");
+    expect(bench.put(dataBlock(dataRef(1, 1, 2), 1))).toBe(StorageStatus.unavailable);
+    expect(bench.poisonReason).toContain("Cannot sync the store");
+    expect(bench.put(dataBlock(dataRef(1, 1, 3), 1))).toBe(StorageStatus.unavailable);
+    expect(read(bench.store, before.ref, 0, 1).status).toBe(StorageStatus.unavailable);
+    expect(bench.fence(1, 5)).toBe(StorageStatus.unavailable);
+  });
+
+  test("a full file system under it refuses the put and goes on", async () => {
+    const bench = await fresh();
+    bench.disk.failNextWrite("data.write", "no-space");
+    const block = dataBlock(dataRef(1, 1, 1), 1);
+    expect(bench.put(block)).toBe(StorageStatus.outOfSpace);
+    expect(bench.store.statistics().usedBytes).toBe(0);
+    expect(bench.put(block)).toBe(StorageStatus.ok);
+  });
+
+  test("a fence whose record cannot be made durable is not answered ok", async () => {
+    const bench = await fresh();
+    bench.disk.failNextSync("state.sync");
+    expect(bench.fence(1, 5)).toBe(StorageStatus.unavailable);
+    expect(bench.poisonReason).toContain("Cannot write the store's state");
+  });
+});
+
+describe("openSegmentStore and whose disk it is", () => {
+  test("another cluster's or another peer's store is refused by name", async () => {
+    const bench = await fresh();
+    bench.disk.kill();
+    const other = "aaaaaaaa-2222-3333-4444-555555555555" as typeof CLUSTER;
+    const wrongCluster = await bench.openError({ clusterId: other });
+    expect(wrongCluster.code).toBe("wrong-cluster");
+    expect(wrongCluster.message).toBe(
+      `Cannot open store in the simulated disk: it belongs to cluster ${CLUSTER}, not to ${other}; use another data directory or join that cluster`,
+    );
+    const wrongPeer = await bench.openError({ peerId: other as string as PeerId });
+    expect(wrongPeer.code).toBe("wrong-peer");
+  });
+
+  test("an empty disk gets a new incarnation each time it is made anew", async () => {
+    const first = await fresh();
+    const second = new Bench();
+    second.random.nextU32();
+    await second.open();
+    expect(second.store.incarnation).not.toBe(first.store.incarnation);
+    expect(first.store.bootCount).toBe(1);
+  });
+
+  test("readStoreIdentity tells who lives there without opening", async () => {
+    const bench = await fresh();
+    const { incarnation, bootCount } = bench.store;
+    bench.disk.kill();
+    expect(readStoreIdentity(bench.disk.attach(), heapBuffer)).toEqual({
+      clusterId: CLUSTER,
+      peerId: PEER,
+      incarnation,
+      bootCount,
+    });
+    expect(readStoreIdentity(new Bench().disk.attach(), heapBuffer)).toBeUndefined();
+  });
+
+  test("it grows when opened with a larger size and shrinks only when nothing lies there", async () => {
+    const bench = await fresh();
+    const small = bench.store.statistics().capacityBytes;
+    const larger = 128 * 1024 + 6 * SEGMENT_BYTES;
+    await bench.open({ sizeBytes: larger });
+    expect(bench.store.statistics().capacityBytes).toBe(2 * small);
+    const blocks = bench.putMany(200);
+    const error = await bench.openError({ sizeBytes: 128 * 1024 + SEGMENT_BYTES });
+    expect(error.code).toBe("bad-size");
+    expect(error.message).toContain("Cannot shrink store in the simulated disk");
+    await bench.open({ sizeBytes: larger });
+    let done = false;
+    bench.store.delete(
+      blocks.slice(30).map(({ ref }) => ref),
+      () => {
+        done = true;
+      },
+    );
+    bench.loop.run();
+    expect(done).toBe(true);
+    await bench.loop.settle(bench.store.close());
+    await bench.open({ sizeBytes: 128 * 1024 + 2 * SEGMENT_BYTES });
+    expect(bench.store.statistics().blockCount).toBe(30);
+    expect(bench.disk.fileNames()).toEqual(["blocks-00000", "blocks-00001", "state"]);
+    expect(read(bench.store, (blocks[7] as SealedBlock).ref, 0, 2).bytes).toEqual(
+      payloadOf(blocks[7] as SealedBlock),
+    );
+  });
+
+  test("a size too small for anything is refused", async () => {
+    const error = await new Bench().openError({ sizeBytes: 200 * 1024 });
+    expect(error.code).toBe("bad-size");
+    expect(error.exitCode).toBe(2);
+  });
+});
