@@ -17,7 +17,9 @@ import { PinnedBlocks } from "./pinned-blocks";
 import type { VolumeCore } from "./volume-core";
 
 /** Emptiest blocks taken from one scan of the live counts. */
-const CANDIDATES_MAX = 256;
+const CANDIDATES_MAX = 64;
+/** Between two scans: what was copied has to reach the map before the counts tell. */
+const SCAN_PAUSE_MS = 50;
 /** A block with a larger part live is not worth its copy. */
 const LIVE_PART_MAX = 0.85;
 /** Below this much dead space nothing is done. */
@@ -42,6 +44,8 @@ export class Cleaner {
   #running: Promise<void> | undefined;
   #stopped = false;
   #idleUntilMs = 0;
+  /** Blocks of this pass: their counts fall only when the copies reach the map. */
+  readonly #cleaned = new Set<number>();
 
   constructor(core: VolumeCore, log: LogWriter) {
     this.#core = core;
@@ -83,19 +87,27 @@ export class Cleaner {
     return deadSlotCount * PAGE_BYTES >= DEAD_BYTES_MIN && this.ratio > this.#core.options.cleanAboveRatio;
   }
 
+  /** Goes on, scan by scan, until there is no need or nothing worth its copy. */
   async #pass(): Promise<void> {
     const { clock } = this.#core.ports;
     await this.#pinned.refresh();
-    const candidates = await this.#chooseCandidates();
-    let copied = 0;
-    for (const { lsn } of candidates) {
-      if (this.#stopped || !this.#isNeeded()) break;
-      const bytes = await this.#cleanBlock(lsn);
-      copied += bytes;
-      const delayMs = (bytes * 1000) / this.#core.options.cleanBytesPerSecond;
-      if (this.ratio < HURRY_RATIO && delayMs > 0) await sleep(clock, delayMs);
+    this.#cleaned.clear();
+    while (!this.#stopped && this.#isNeeded()) {
+      let copied = 0;
+      for (const { lsn } of await this.#chooseCandidates()) {
+        if (this.#stopped || !this.#isNeeded()) return;
+        const bytes = await this.#cleanBlock(lsn);
+        this.#cleaned.add(lsn);
+        copied += bytes;
+        const delayMs = (bytes * 1000) / this.#core.options.cleanBytesPerSecond;
+        if (this.ratio < HURRY_RATIO && delayMs > 0) await sleep(clock, delayMs);
+      }
+      if (copied === 0) {
+        this.#idleUntilMs = clock.nowMs() + IDLE_MS;
+        return;
+      }
+      await sleep(clock, SCAN_PAUSE_MS);
     }
-    if (copied === 0) this.#idleUntilMs = clock.nowMs() + IDLE_MS;
   }
 
   /** One scan over the live counts, keeping the emptiest. */
@@ -104,7 +116,7 @@ export class Cleaner {
     let found: Candidate[] = [];
     const visit = (use: BlockUse): void => {
       const livePart = use.livePages / Math.max(1, use.slotCount);
-      if (livePart > LIVE_PART_MAX) return;
+      if (livePart > LIVE_PART_MAX || this.#cleaned.has(use.lsn)) return;
       const ref = map.refOf(use.lsn);
       if (!ref || this.#pinned.has(ref, use.lsn)) return;
       found.push({ lsn: use.lsn, livePart });

@@ -25,6 +25,8 @@ import { WritePath } from "./write-path";
 
 const TICK_MS = 1_000;
 const CLOSE_DEADLINE_MS = 30_000;
+/** How often a busy writer looks whether there is something to clean. */
+const CLEAN_EVERY_BLOCKS = 16;
 const TAIL_BYTES_MIN = 16 * 1024 * 1024;
 const REQUESTS_QUEUED_MAX = 1024;
 /** 64 TiB. */
@@ -124,6 +126,9 @@ export class Volume implements DistributorListener {
     this.#repairer = new Repairer(reader, ports.transport, ports.bufferPool, statistics);
     this.#cleaner = new Cleaner(core, this.#log);
     this.#log.onRoom = this.#writes.onRoom;
+    this.#log.onApplied = (index) => {
+      if (index % CLEAN_EVERY_BLOCKS === 0) this.#cleaner.tick();
+    };
     this.#log.onFailed = (error) => this.fail(error);
     reader.onBadCopy = (ref, peer) => this.#repairer.enqueue(ref, peer);
     core.cluster.onChange = () => core.distributor.retryNow();

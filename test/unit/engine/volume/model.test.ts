@@ -188,8 +188,15 @@ class Run {
       pending.push(change);
       void write(this.volume, change.first * PIECE, bytesOf(change.stamp, change.end - change.first));
     }
-    void flush(this.volume);
-    await this.cluster.pass(this.random.below(8));
+    if (this.random.below(3) === 0) {
+      // Right after a flush was answered, with nothing else under way.
+      await this.cluster.pass(10);
+      for (const change of pending.splice(0)) this.model.change(change);
+      await this.flushNow();
+    } else {
+      void flush(this.volume);
+      await this.cluster.pass(this.random.below(8));
+    }
     this.client.crash();
     await this.heal();
     await this.open();

@@ -47,6 +47,19 @@ describe("requests", () => {
     expect(client.transport.bytesPut).toBe(before);
   });
 
+  test("a flush right after a block was sealed waits for it", async () => {
+    const { cluster, client, volume } = await start();
+    const written = write(volume, 0, filled(cluster.blockSizeBytes, 4));
+    const flushed = flush(volume);
+    expect(await cluster.run(Promise.all([written, flushed]))).toEqual([0, 0]);
+    client.crash();
+    const next = await cluster.client();
+    const opened = await cluster.run(next.open("db"));
+    expect(await cluster.run(read(opened, 0, cluster.blockSizeBytes))).toEqual(
+      filled(cluster.blockSizeBytes, 4),
+    );
+  });
+
   test("a 4 KiB write with a flush sends about 4 KiB to each replica", async () => {
     const { cluster, client, volume } = await start();
     const before = client.transport.bytesPut;
@@ -382,6 +395,8 @@ describe("cleaning", () => {
       }
       for (const status of await cluster.run(Promise.all(work))) expect(status).toBe(0);
       await cluster.pass(20);
+      for (const page of [...seen].slice(-24))
+        expect((await cluster.run(read(volume, page * 4096, 1)))[0]).toBe(stamps[page] as number);
     }
     await cluster.run(flush(volume));
     await cluster.pass(20_000);
