@@ -1,12 +1,11 @@
 /** A small certificate authority made by openssl, for tests of TLS. */
-import { spawnSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { TlsFiles } from "../../src/net/tls";
 
 function openssl(folder: string, ...args: string[]): void {
-  const run = spawnSync("openssl", args, { cwd: folder, encoding: "utf8", timeout: 20_000 });
-  if (run.status !== 0) throw new Error(`openssl ${args[0]} failed: ${run.stderr}`);
+  const run = Bun.spawnSync(["openssl", ...args], { cwd: folder, stderr: "pipe", timeout: 20_000 });
+  if (run.exitCode !== 0) throw new Error(`openssl ${args[0]} failed: ${run.stderr.toString()}`);
 }
 
 const KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];

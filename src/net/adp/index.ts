@@ -1,6 +1,6 @@
 export { AdpClient } from "./client";
-export { AdpError, type AdpErrorCode } from "./errors";
-export type { AdpPeerStatistics, KindCounts } from "./link";
+export { AdpError } from "./errors";
+export type { AdpPeerStatistics } from "./link";
 export { LocalTransport } from "./local";
 export {
   ADP_CONNECT_TIMEOUT_MS,
@@ -8,4 +8,4 @@ export {
   ADP_REQUEST_TIMEOUT_MS,
   type AdpClientOptions,
 } from "./options";
-export { AdpServer, type AdpServerOptions, type AdpServerStatistics } from "./server";
+export { AdpServer, type AdpServerStatistics } from "./server";

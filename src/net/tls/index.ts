@@ -1,5 +1,5 @@
 export { TlsDialer } from "./dialer";
-export { TlsError, type TlsErrorCode } from "./errors";
-export { type TlsClient, TlsGate, type TlsGateOptions } from "./gate";
-export { loadTlsIdentity, type TlsFiles, type TlsIdentity } from "./identity";
-export { type Dial, TLS_PREFIX, TlsNetwork } from "./network";
+export { TlsError } from "./errors";
+export { TlsGate } from "./gate";
+export { loadTlsIdentity, type TlsFiles } from "./identity";
+export { TlsNetwork } from "./network";

@@ -13,10 +13,10 @@ import type {
 } from "../../base/io";
 import { IoError, libc } from "../../base/io";
 
-export const TLS_PREFIX = "tls:";
+const TLS_PREFIX = "tls:";
 
 /** Resolves to a descriptor that the caller then owns; rejects by `timeoutMs` at the latest. */
-export type Dial = (address: StreamAddress, timeoutMs: number) => Promise<number>;
+type Dial = (address: StreamAddress, timeoutMs: number) => Promise<number>;
 
 export class TlsNetwork implements StreamNetwork {
   constructor(
