@@ -51,6 +51,11 @@ export class VirtualTime implements Clock {
     }
   }
 
+  /** For code under test: resolves when so much time has passed. */
+  pause(ms: number): Promise<void> {
+    return new Promise((resolve) => this.schedule(ms, resolve));
+  }
+
   /** Lets this much time pass. */
   async advance(ms: number): Promise<void> {
     const endMs = this.#nowMs + ms;
