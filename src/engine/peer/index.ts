@@ -1,1 +1,2 @@
+export { PeerError, type PeerErrorCode } from "./errors";
 export { PeerService, type PeerServiceOptions } from "./peer-service";

@@ -6,15 +6,7 @@
  * The order of a put's tests matters (R1): the fence first, always, against the request's epoch, so that a stale
  * writer learns of its end even for a block that is held already. Only a name that cannot be read comes before it.
  */
-import {
-  BlockKind,
-  type BlockRef,
-  type Clock,
-  type Incarnation,
-  parseIncarnation,
-  sleep,
-  type VolumeId,
-} from "../../base";
+import { BlockKind, type BlockRef, type Clock, sleep, type VolumeId } from "../../base";
 import { BlockFault, BlockVerifier } from "../block";
 import {
   type ConfirmReply,
@@ -149,18 +141,6 @@ export class PeerService implements StorageService {
   async adoptRingVersion(version: number): Promise<void> {
     const status = await this.#completed((done) => this.#store.adoptRingVersion(version, done));
     if (status !== StorageStatus.ok) throw this.#unavailable("adopt a ring version");
-  }
-
-  /**
-   * Compares the boot count with the one the metadata service remembers (R5): a store that is behind was rolled
-   * back, and goes on as another incarnation. Returns whether it had to.
-   */
-  async renewIfRolledBack(bootCountRecorded: number, incarnation: string): Promise<boolean> {
-    if (this.#store.bootCount > bootCountRecorded) return false;
-    const renewed: Incarnation = parseIncarnation(incarnation);
-    const status = await this.#completed((done) => this.#store.renewIncarnation(renewed, done));
-    if (status !== StorageStatus.ok) throw this.#unavailable("renew the incarnation");
-    return true;
   }
 
   #completed(start: (done: (status: StorageStatus) => void) => void): Promise<StorageStatus> {
