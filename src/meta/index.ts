@@ -32,6 +32,7 @@ export {
   type MetaContext,
   type PeerDescription,
   type PeerEntry,
+  type SnapshotInfo,
   type VolumeInfo,
 } from "./records";
 export { MetaRegistry, MetaVolumeSession } from "./session";

@@ -65,7 +65,7 @@ export class SnapshotAdmin {
       if (existing !== undefined) {
         const snapshot = decodeSnapshot(existing);
         if (snapshot.requestId === requestId) return publicSnapshot(snapshot);
-        throw usageError(
+        throw new MetaError(
           "snapshot-exists",
           `Cannot make snapshot "${volumeName}@${snapshotName}": there is one of that name`,
         );

@@ -110,7 +110,7 @@ export class VolumeAdmin {
       if (taken !== undefined) {
         const { volume } = await lookAtVolume(this.#context, newName);
         if (volume.volumeId === volumeId) return publicRecord(volume);
-        throw usageError(
+        throw new MetaError(
           "volume-exists",
           `Cannot rename volume "${name}" to "${newName}": there is a volume of that name`,
         );
@@ -330,7 +330,7 @@ export async function createVolume(
     if (taken !== undefined) {
       const { volume } = await lookAtVolume(context, name);
       if (volume.token === token) return publicRecord(volume);
-      throw usageError("volume-exists", `Cannot create volume "${name}": there is a volume of that name`);
+      throw new MetaError("volume-exists", `Cannot create volume "${name}": there is a volume of that name`);
     }
     const { sizeBytes, root, origin, compares } = await prepare();
     const last = decodeCounter(counter);
