@@ -5,7 +5,7 @@
 import { type PeerId, TorusError } from "../../base";
 import { type EventLoop, nativeBuffer, type SocketNetwork, systemRandom } from "../../base/io";
 import type { BlockDevice } from "../../blockdev";
-import type { OpenOptions, PeerTransport, StorageService, VolumeRegistry } from "../../engine";
+import type { ClusterView, OpenOptions, PeerTransport, StorageService, VolumeRegistry } from "../../engine";
 import { blockBufferBytes } from "../../engine/block";
 import { ReadCache } from "../../engine/cache";
 import {
@@ -50,6 +50,7 @@ export class ClientPart implements DeviceOpener {
   readonly adp: AdpClient;
   readonly transport: PeerTransport;
   readonly readCache: ReadCache;
+  #addresses: ReadonlyMap<PeerId, string> = new Map();
   readonly #http: ConnectTransport;
   readonly #ports: VolumePorts;
   readonly #options: ClientPartOptions;
@@ -58,6 +59,8 @@ export class ClientPart implements DeviceOpener {
   constructor(options: ClientPartOptions) {
     this.#options = options;
     const { loop, registry, config, local } = options;
+    this.#follow(registry.cluster());
+    registry.onClusterChange((view) => this.#follow(view));
     const shared = {
       network: options.network,
       clock: loop,
@@ -142,8 +145,13 @@ export class ClientPart implements DeviceOpener {
     this.#http.close();
   }
 
+  /** Asked for every block sent or read, so it must not search. */
   #addressOf(peer: PeerId): string | undefined {
-    return this.#options.registry.cluster().peers.find((one) => one.peerId === peer)?.address;
+    return this.#addresses.get(peer);
+  }
+
+  #follow(view: ClusterView): void {
+    this.#addresses = new Map(view.peers.map((peer) => [peer.peerId, peer.address]));
   }
 
   #locate(peer: PeerId, scheme: string): string | undefined {
