@@ -1,0 +1,2 @@
+export type { RebalanceState, RebalanceStatus } from "./progress";
+export { type RebalanceOptions, Rebalancer } from "./rebalancer";

@@ -1,0 +1,286 @@
+/**
+ * Moves blocks to where the ring wants them: every peer walks its own blocks after a change of ring or peers, sends
+ * what a desired peer lacks and drops what it need not hold (DESIGN section 5, R8). Nothing is remembered on disk: a
+ * pass after a restart asks the peers and finds what is done already. Work follows the change: a block whose peers are
+ * the same as when everything was settled costs one table look-up.
+ */
+import type { BlockListing } from "../ports";
+import {
+  BlockAccess,
+  BlockAges,
+  Pacer,
+  UpkeepError,
+  type UpkeepPorts,
+  walkLocalBlocks,
+  WorkerLoop,
+} from "../upkeep";
+import { type BatchContext, type BatchOutcome, newOutcome, processBatch } from "./batch";
+import { type RebalanceStatus, SpeedMeter } from "./progress";
+import { BlockSelector, DesiredPeers, PeerKnowledge } from "./targets";
+
+export interface RebalanceOptions {
+  readonly bytesPerSecond: number;
+  /** Between walks when everything is settled; finds blocks that writers placed here for want of another peer. */
+  readonly sweepMs?: number;
+  readonly isClientBusy?: () => boolean;
+  /** Runs before blocks are sent, so that dead ones are not (collection). */
+  readonly collectFirst?: (signal: AbortSignal) => Promise<void>;
+  /** Two contents under one name: told once a pass. */
+  readonly onConflict?: (text: string) => void;
+}
+
+const SWEEP_MS = 60_000;
+const RETRY_MS_MIN = 2_000;
+const RETRY_MS_MAX = 60_000;
+const BATCH_BLOCKS = 128;
+/** Passes without any headway by those whose turn it is, after which this peer sends itself. */
+const PATIENCE_PASSES = 2;
+
+export class Rebalancer {
+  private readonly access: BlockAccess;
+  private readonly pacer: Pacer;
+  private readonly loop: WorkerLoop;
+  private readonly speed: SpeedMeter;
+  private readonly knowledge = new PeerKnowledge();
+  private desired: DesiredPeers;
+  private settled: DesiredPeers | undefined;
+  private readonly unsubscribe: () => void;
+
+  private isMoving = false;
+  private blocksLeft = 0;
+  private bytesLeft = 0;
+  private blocksMoved = 0;
+  private bytesMoved = 0;
+  private blocksDropped = 0;
+  private blocksWaiting = 0;
+  private blocksSurplus = 0;
+  private blocksHeld: number | undefined;
+  private idlePasses = 0;
+  private waitingForOthersBefore = 0;
+  private retries = 0;
+
+  constructor(
+    private readonly ports: UpkeepPorts,
+    private readonly options: RebalanceOptions,
+  ) {
+    const { clock, registry } = ports;
+    this.access = new BlockAccess(ports);
+    this.pacer = new Pacer({ clock, ...options });
+    this.speed = new SpeedMeter(clock);
+    this.desired = new DesiredPeers(this.access.cluster.ring());
+    this.loop = new WorkerLoop({ clock, round: (signal) => this.round(signal) });
+    this.unsubscribe = registry.onClusterChange((view) => {
+      const peersChanged = this.knowledge.update(view);
+      if (peersChanged || view.ring.version !== this.desired.ring.spec.version) {
+        this.retries = 0;
+        this.loop.wake();
+      }
+    });
+  }
+
+  start(): void {
+    this.loop.start();
+  }
+
+  async stop(): Promise<void> {
+    this.unsubscribe();
+    await this.loop.stop();
+    this.access.close();
+  }
+
+  pause(): void {
+    this.pacer.pause();
+  }
+
+  resume(): void {
+    this.pacer.resume();
+    this.loop.wake();
+  }
+
+  setRate(bytesPerSecond: number): void {
+    this.pacer.setRate(bytesPerSecond);
+  }
+
+  /** Looks at everything again now: after an operator's word, or when copies were lost. */
+  recheck(): void {
+    this.settled = undefined;
+    this.loop.wake();
+  }
+
+  status(): RebalanceStatus {
+    const bytesPerSecond = Math.round(this.speed.bytesPerSecond());
+    return {
+      state: this.state(),
+      ringVersion: this.desired.ring.spec.version,
+      blocksLeft: this.blocksLeft,
+      bytesLeft: this.bytesLeft,
+      blocksMoved: this.blocksMoved,
+      bytesMoved: this.bytesMoved,
+      blocksDropped: this.blocksDropped,
+      bytesPerSecond,
+      secondsLeft: this.secondsLeft(bytesPerSecond),
+      blocksWaiting: this.blocksWaiting,
+      blocksSurplus: this.blocksSurplus,
+      rateBytesPerSecond: this.pacer.bytesPerSecond,
+      isSafeToRemove: !this.isPlacing() && this.blocksHeld === 0,
+      lastError: this.loop.lastError ?? null,
+    };
+  }
+
+  private state(): RebalanceStatus["state"] {
+    if (this.loop.isStopped) return "stopped";
+    if (this.pacer.isPaused) return "paused";
+    if (this.isMoving) return "moving";
+    return this.blocksWaiting > 0 || this.loop.lastError !== undefined ? "waiting" : "idle";
+  }
+
+  private secondsLeft(bytesPerSecond: number): number | null {
+    if (this.bytesLeft === 0) return 0;
+    return bytesPerSecond > 0 ? Math.ceil(this.bytesLeft / bytesPerSecond) : null;
+  }
+
+  /** This peer has weight in the ring. */
+  private isPlacing(): boolean {
+    const { peerId } = this.ports.local.identity;
+    return this.desired.ring.spec.members.some((member) => member.peerId === peerId && member.weight > 0);
+  }
+
+  private async round(signal: AbortSignal): Promise<number> {
+    const ring = this.access.cluster.ring();
+    if (ring !== this.desired.ring) this.desired = new DesiredPeers(ring);
+    this.knowledge.update(this.access.cluster.view);
+    await this.ports.local.adoptRingVersion(ring.spec.version);
+    try {
+      return await this.pass(signal);
+    } catch (error) {
+      if (error instanceof UpkeepError && error.code === "superseded") return 0;
+      throw error;
+    } finally {
+      this.isMoving = false;
+      this.blocksLeft = 0;
+      this.bytesLeft = 0;
+    }
+  }
+
+  private async pass(signal: AbortSignal): Promise<number> {
+    const { desired } = this;
+    const openBefore = this.knowledge.openPeers;
+    const selector = new BlockSelector(
+      this.ports.local.identity.peerId,
+      desired,
+      this.settled,
+      this.knowledge,
+    );
+    await this.survey(selector, signal);
+    const outcome = newOutcome();
+    if (this.blocksLeft > 0) await this.move(selector, outcome, signal);
+    for (const conflict of outcome.conflicts) this.options.onConflict?.(conflict);
+    // From here on a peer is open only for what this pass left undone, or if it came back meanwhile.
+    if (this.isCurrent(desired)) {
+      this.knowledge.settle(openBefore);
+      for (const peer of outcome.openPeers) this.knowledge.markOpen(peer);
+      this.settled = desired;
+    }
+    return this.waitAfter(outcome);
+  }
+
+  /** Counts what is to be looked at, so that progress has an end to be measured by. */
+  private async survey(selector: BlockSelector, signal: AbortSignal): Promise<void> {
+    let [held, surplus, left, leftBytes] = [0, 0, 0, 0];
+    await walkLocalBlocks(this.ports.local, signal, (blocks) => {
+      for (const { ref, lengthBytes } of blocks) {
+        const { isMine, mustLook } = selector.select(ref);
+        held++;
+        if (!isMine) surplus++;
+        if (!mustLook) continue;
+        left++;
+        leftBytes += lengthBytes;
+      }
+    });
+    this.blocksHeld = held;
+    this.blocksSurplus = surplus;
+    this.blocksLeft = left;
+    this.bytesLeft = leftBytes;
+  }
+
+  private async move(selector: BlockSelector, outcome: BatchOutcome, signal: AbortSignal): Promise<void> {
+    const { desired } = this;
+    this.isMoving = true;
+    await this.options.collectFirst?.(signal);
+    const context: BatchContext = {
+      self: this.ports.local.identity.peerId,
+      access: this.access,
+      local: this.ports.local,
+      transport: this.ports.transport,
+      pacer: this.pacer,
+      desired,
+      knowledge: this.knowledge,
+      ages: new BlockAges(await this.ports.registry.collectionView()),
+      signal,
+      sendAll: this.idlePasses >= PATIENCE_PASSES,
+      isCurrent: () => this.isCurrent(desired),
+      onMoved: (bytes) => {
+        this.blocksMoved++;
+        this.bytesMoved += bytes;
+        this.speed.add(bytes);
+      },
+      onDropped: (blocks) => {
+        this.blocksDropped += blocks;
+      },
+    };
+    let batch: BlockListing[] = [];
+    const process = async () => {
+      await this.processCounted(context, batch, outcome);
+      batch = [];
+    };
+    await walkLocalBlocks(this.ports.local, signal, async (blocks) => {
+      for (const listing of blocks) {
+        if (!selector.select(listing.ref).mustLook || context.ages.isDeleted(listing.ref.volumeId)) continue;
+        batch.push(listing);
+        if (batch.length === BATCH_BLOCKS) await process();
+      }
+    });
+    if (batch.length > 0) await process();
+  }
+
+  private async processCounted(
+    context: BatchContext,
+    batch: readonly BlockListing[],
+    outcome: BatchOutcome,
+  ): Promise<void> {
+    if (!context.isCurrent())
+      throw new UpkeepError(
+        "superseded",
+        "Cannot finish the rebalance pass: the ring changed, it starts again",
+      );
+    const movedBytesBefore = outcome.movedBytes;
+    await processBatch(context, batch, outcome);
+    const bytes = batch.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+    // What was sent is counted already; looking at the rest is work done too.
+    this.speed.add(Math.max(0, bytes - (outcome.movedBytes - movedBytesBefore)));
+    this.blocksLeft = Math.max(0, this.blocksLeft - batch.length);
+    this.bytesLeft = Math.max(0, this.bytesLeft - bytes);
+  }
+
+  private isCurrent(desired: DesiredPeers): boolean {
+    return this.access.cluster.view.ring.version === desired.ring.spec.version;
+  }
+
+  private waitAfter(outcome: BatchOutcome): number {
+    const { sweepMs = SWEEP_MS } = this.options;
+    this.blocksWaiting = outcome.waiting;
+    // Another's turn that never comes must not keep a block from its place for ever.
+    const standsStill =
+      outcome.waitingForOthers > 0 && outcome.waitingForOthers >= this.waitingForOthersBefore;
+    this.idlePasses = standsStill ? this.idlePasses + 1 : 0;
+    this.waitingForOthersBefore = outcome.waitingForOthers;
+    if (outcome.moved > 0 || outcome.dropped > 0) this.retries = 0;
+    if (outcome.dropped > 0) this.blocksHeld = undefined;
+    if (outcome.waiting === 0) {
+      this.retries = 0;
+      // What was dropped just now is counted by another walk at once: a drained peer says soon that it is empty.
+      return outcome.dropped > 0 ? 0 : sweepMs;
+    }
+    return Math.min(sweepMs, RETRY_MS_MAX, RETRY_MS_MIN * 2 ** this.retries++);
+  }
+}

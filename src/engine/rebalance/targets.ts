@@ -1,0 +1,117 @@
+/**
+ * Which blocks a pass has to look at, decided without asking anybody: those whose peers changed since the ring at
+ * which everything was settled, those that a peer should have of which it is not known what it has (it was away, or
+ * its disk is another), and those that this peer holds though it should not.
+ */
+import type { BlockRef, PeerId } from "../../base";
+import { copyCount, type Ring } from "../../ring";
+import type { ClusterView } from "../ports";
+
+/** Where a block belongs at one ring version. */
+export class DesiredPeers {
+  readonly copies: number;
+  /** Fewer peers than copies asked for: nothing may be dropped. */
+  readonly isShort: boolean;
+  private readonly row: Uint16Array;
+
+  constructor(readonly ring: Ring) {
+    this.copies = copyCount(ring.spec);
+    this.isShort = this.copies < ring.spec.replication;
+    this.row = new Uint16Array(Math.max(1, ring.peers.length));
+  }
+
+  /** The block's peers in the order of its permutation, into `out`. */
+  of(ref: BlockRef, out: PeerId[]): PeerId[] {
+    const count = this.ring.permutation(ref, this.copies, this.row);
+    out.length = 0;
+    for (let i = 0; i < count; i++) out.push(this.ring.peers[this.row[i] as number] as PeerId);
+    return out;
+  }
+
+  /** The whole walk, for finding who else may hold the block. */
+  walk(ref: BlockRef): PeerId[] {
+    const count = this.ring.permutation(ref, this.ring.peers.length, this.row);
+    return Array.from(this.row.subarray(0, count), (index) => this.ring.peers[index] as PeerId);
+  }
+}
+
+/** What is known of the other peers between passes. */
+export class PeerKnowledge {
+  /** Incarnation of live peers, as last seen. */
+  private readonly live = new Map<PeerId, string>();
+  /** Peers of which it is not known whether they hold what they should. */
+  private readonly unsettled = new Set<PeerId>();
+
+  /** Takes in who is live; returns whether a peer came (back) or became another. */
+  update(view: ClusterView): boolean {
+    let changed = false;
+    const seen = new Set<PeerId>();
+    for (const peer of view.peers) {
+      if (!peer.live) continue;
+      seen.add(peer.peerId);
+      if (this.live.get(peer.peerId) === peer.incarnation) continue;
+      this.live.set(peer.peerId, peer.incarnation);
+      this.unsettled.add(peer.peerId);
+      changed = true;
+    }
+    for (const peerId of this.live.keys()) if (!seen.has(peerId)) this.live.delete(peerId);
+    return changed;
+  }
+
+  isLive(peer: PeerId): boolean {
+    return this.live.has(peer);
+  }
+
+  /** Live, and possibly without blocks that it should have. */
+  isOpen(peer: PeerId): boolean {
+    return this.unsettled.has(peer) && this.live.has(peer);
+  }
+
+  markOpen(peer: PeerId): void {
+    this.unsettled.add(peer);
+  }
+
+  get openPeers(): ReadonlySet<PeerId> {
+    return new Set([...this.unsettled].filter((peer) => this.live.has(peer)));
+  }
+
+  settle(peers: Iterable<PeerId>): void {
+    for (const peer of peers) this.unsettled.delete(peer);
+  }
+}
+
+export interface Selection {
+  /** This peer should hold it. */
+  readonly isMine: boolean;
+  readonly mustLook: boolean;
+}
+
+export class BlockSelector {
+  private readonly now: PeerId[] = [];
+  private readonly before: PeerId[] = [];
+
+  constructor(
+    private readonly self: PeerId,
+    private readonly desired: DesiredPeers,
+    /** Where blocks belonged when everything was settled last; undefined after a start. */
+    private readonly settled: DesiredPeers | undefined,
+    private readonly knowledge: PeerKnowledge,
+  ) {}
+
+  select(ref: BlockRef): Selection {
+    const { now, before, self, knowledge } = this;
+    this.desired.of(ref, now);
+    const isMine = now.includes(self);
+    if (!isMine && !this.desired.isShort && now.every((peer) => knowledge.isLive(peer)))
+      return { isMine, mustLook: true };
+    if (now.some((peer) => peer !== self && knowledge.isOpen(peer))) return { isMine, mustLook: true };
+    if (this.settled === undefined)
+      return { isMine, mustLook: now.some((peer) => peer !== self && knowledge.isLive(peer)) };
+    if (this.settled === this.desired) return { isMine, mustLook: false };
+    this.settled.of(ref, before);
+    return {
+      isMine,
+      mustLook: now.some((peer) => !before.includes(peer) && peer !== self && knowledge.isLive(peer)),
+    };
+  }
+}
