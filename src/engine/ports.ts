@@ -254,6 +254,11 @@ export type CommitOutcome =
 export interface LeaseState {
   /** Reads may be answered until this moment on Clock.nowMs() (R13). */
   deadlineMs(): number;
+  /**
+   * Calls back at once and with every change of the deadline, before the change is relied on by anybody; -Infinity when
+   * the lease is lost. For whoever shows the deadline to another thread; a lease read across threads has none.
+   */
+  onDeadline?(listener: (deadlineMs: number) => void): void;
 }
 
 /** One open volume's line to the metadata: made by the open, ends with close. */

@@ -4,13 +4,7 @@
  */
 import { hostname } from "node:os";
 import { type Incarnation, type PeerId, TorusError } from "../../base";
-import {
-  type LoopWorker,
-  startLoopWorker,
-  startSyncThread,
-  type SyncThread,
-  systemClock,
-} from "../../base/io";
+import { type LoopWorker, startLoopWorker, startSyncThread, type SyncThread } from "../../base/io";
 import type { DeviceDescription, DeviceExtent } from "../../blockdev";
 import type { VolumeRegistry } from "../../engine";
 import type { VolumeOptions } from "../../engine/volume";
@@ -128,7 +122,7 @@ export class DataPlane {
     metadata: Metadata,
     settings: ClientSettings,
   ): Promise<void> {
-    const server = new RegistryServer(registry, systemClock);
+    const server = new RegistryServer(registry);
     this.#registry = server;
     this.#metadata = metadata;
     await server.ready();

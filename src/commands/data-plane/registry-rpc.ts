@@ -4,7 +4,7 @@
  * VolumeRegistry, whose calls cross to the main thread. Lease deadlines are not asked for but read from memory
  * both threads share, because every read of a volume looks at one.
  */
-import { assert, type Clock, TorusError } from "../../base";
+import { assert, TorusError } from "../../base";
 import { resolveStreamAddress } from "../../base/io";
 import type {
   ClusterView,
@@ -36,9 +36,6 @@ type SessionId = number;
 export const SESSIONS_MAX = 4096;
 /** How long a metadata call may take on the main thread before the worker gives up waiting for it. */
 const CALL_TIMEOUT_MS = 60_000;
-/** How often a deadline is copied for leases that don't tell of their renewals. */
-const DEADLINE_POLL_MS = 200;
-
 export interface RegistryMethods {
   openVolume(argument: {
     name: string;
@@ -120,10 +117,7 @@ export class RegistryServer {
   #stopFollowing = () => {};
   #emit: <Name extends keyof RegistryEvents>(name: Name, payload: RegistryEvents[Name]) => void = () => {};
 
-  constructor(
-    private readonly registry: VolumeRegistry,
-    private readonly clock: Clock,
-  ) {}
+  constructor(private readonly registry: VolumeRegistry) {}
 
   /** Resolves when the hosts of all peers were looked up once. */
   async ready(): Promise<void> {
@@ -227,23 +221,20 @@ export class RegistryServer {
     this.#sessions.delete(id);
   }
 
+  /** Shows a lease's deadline to the worker until the session ends; its slot is then another's. */
   #shareDeadline(id: SessionId, lease: LeaseState): () => void {
+    assert(
+      lease.onDeadline !== undefined,
+      "a lease that does not tell of its changes can't be shown to a thread",
+    );
     const values = this.#deadlineValues;
-    const copy = () => {
-      values[id] = lease.deadlineMs();
-    };
-    copy();
-    let stopped = false;
-    let timer = this.clock.schedule(DEADLINE_POLL_MS, tick);
-    const clock = this.clock;
-    function tick() {
-      if (stopped) return;
-      copy();
-      timer = clock.schedule(DEADLINE_POLL_MS, tick);
-    }
+    let isShown = true;
+    values[id] = lease.deadlineMs();
+    lease.onDeadline((deadlineMs) => {
+      if (isShown) values[id] = deadlineMs;
+    });
     return () => {
-      stopped = true;
-      timer.cancel();
+      isShown = false;
     };
   }
 }
