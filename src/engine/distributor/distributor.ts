@@ -279,7 +279,7 @@ export class Distributor {
     } else {
       one.state = status === StorageStatus.outOfSpace ? TryState.full : TryState.failed;
       if (status === StorageStatus.outOfSpace) this.health.full(peer, incarnation);
-      else if (meansDown(status)) this.health.failed(peer);
+      else if (meansDown(status)) this.health.failed(peer, true);
     }
     this.#touch(block);
   };
@@ -483,7 +483,7 @@ export class Distributor {
         continue;
       one.state = TryState.overdue;
       this.statistics.walks++;
-      this.health.failed(one.peer);
+      this.health.failed(one.peer, false);
       some = true;
     }
     return some;

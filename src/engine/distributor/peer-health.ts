@@ -14,6 +14,8 @@ const FULL_MS = 1_000;
 
 interface PeerState {
   suspect: boolean;
+  /** It refused, or a probe failed: more than slow. */
+  gone: boolean;
   suspectSinceMs: number;
   probeAtMs: number;
   probeBackoffMs: number;
@@ -57,6 +59,12 @@ export class PeerHealth {
     return state?.suspect ? this.#clock.nowMs() - state.suspectSinceMs : 0;
   }
 
+  /** Whether it is known to be gone, rather than only late with an answer. */
+  isGone(peer: PeerId): boolean {
+    const state = this.#states.get(peer);
+    return state?.suspect === true && state.gone;
+  }
+
   /** The incarnation of the peer's last answer, "" while none came. */
   incarnation(peer: PeerId): Incarnation | "" {
     return this.#states.get(peer)?.incarnation ?? "";
@@ -77,11 +85,14 @@ export class PeerHealth {
     this.#clear(peer, state);
   }
 
-  failed(peer: PeerId): void {
+  /** A request ended without an answer (`gone`), or waits too long for one. */
+  failed(peer: PeerId, gone: boolean): void {
     const state = this.#state(peer);
+    if (gone) state.gone = true;
     if (state.suspect) return;
     const nowMs = this.#clock.nowMs();
     state.suspect = true;
+    state.gone = gone;
     state.suspectSinceMs = nowMs;
     state.probeBackoffMs = PROBE_BACKOFF_MS_MIN;
     state.probeAtMs = nowMs + PROBE_BACKOFF_MS_MIN;
@@ -125,6 +136,7 @@ export class PeerHealth {
     state.probing = false;
     if (this.#closed) return;
     if (answered !== "") return this.succeeded(peer, answered);
+    state.gone = true;
     state.probeBackoffMs = Math.min(state.probeBackoffMs * 2, PROBE_BACKOFF_MS_MAX);
     state.probeAtMs = this.#clock.nowMs() + state.probeBackoffMs;
   }
@@ -141,6 +153,7 @@ export class PeerHealth {
     if (!state) {
       state = {
         suspect: false,
+        gone: false,
         suspectSinceMs: 0,
         probeAtMs: 0,
         probeBackoffMs: PROBE_BACKOFF_MS_MIN,

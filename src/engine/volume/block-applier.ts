@@ -11,8 +11,8 @@ import { VolumeError } from "./errors";
 
 const RETRY_MS_MIN = 50;
 const RETRY_MS_MAX = 5_000;
-/** About a minute, with the backoff: then the map node is given up and the volume fails. */
-const RETRY_COUNT_MAX = 18;
+/** About ten minutes, with the backoff: then the map node is given up and the volume fails. */
+const RETRY_COUNT_MAX = 126;
 
 export type Applied = (error: VolumeError | undefined) => void;
 

@@ -28,7 +28,6 @@ export class VolumeBlock {
   applied = false;
   /** No replica is pending. */
   released = false;
-  sealedMs = 0;
 
   constructor(builder: BlockBuilder) {
     this.builder = builder;

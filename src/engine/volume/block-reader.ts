@@ -283,7 +283,7 @@ export class BlockReader {
       read.badPeer = peer;
     } else if (status !== StorageStatus.notFound) {
       read.sawUnreachable = true;
-      if (meansDown(status)) this.#ports.health.failed(peer);
+      if (meansDown(status)) this.#ports.health.failed(peer, true);
     }
     this.#askNext(read);
   };

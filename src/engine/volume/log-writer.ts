@@ -19,7 +19,7 @@ import { BlockApplier } from "./block-applier";
 import type { BlockOwner, BlockPool, VolumeBlock } from "./block-pool";
 import type { VolumeError } from "./errors";
 import { PageOverlay } from "./page-overlay";
-import type { VolumeStatistics } from "./statistics";
+import type { ObserveLatency, VolumeStatistics } from "./statistics";
 
 /** Trims that wait for their block to reach the map; more make the writer wait. */
 const PENDING_HOLES_MAX = 2048;
@@ -36,6 +36,7 @@ export interface LogWriterPorts {
   readonly sealer: BlockSealer;
   readonly map: PageMap;
   readonly statistics: VolumeStatistics;
+  readonly observe: ObserveLatency | undefined;
 }
 
 export type Acknowledged = (ok: boolean) => void;
@@ -383,6 +384,11 @@ export class LogWriter implements BlockOwner {
       block.released = true;
       this.#releaseIfFree(block);
     };
+    const { observe, clock } = this.#ports;
+    if (observe) {
+      const sealedMs = clock.nowMs();
+      sending.acknowledged = () => observe("blockAcknowledged", clock.nowMs() - sealedMs);
+    }
     this.#distributor.submit(sending);
   }
 

@@ -16,7 +16,9 @@ export interface MembershipView {
   readonly current: LogSet;
   readonly health: PeerHealth;
   readonly writeLevel: WriteLevel;
-  /** A member silent for longer than this is left out. 0: every silent one is. */
+  /** A member that is gone for longer than this is left out, ... */
+  readonly goneMsMax: number;
+  /** ... and one that only does not answer, for longer than this: a slow disk is no reason to have fewer copies. */
   readonly silentMsMax: number;
   /** Incarnations that an earlier set had and a later one replaced: they never come back. */
   readonly retired: ReadonlySet<Incarnation>;
@@ -31,8 +33,8 @@ export function desiredLogSet(view: MembershipView): LogSet | undefined {
   const members: LogMember[] = [];
   for (const { peerId } of placingMembers(view.ring.spec)) {
     const record = records.get(peerId);
-    const silentMs = view.health.silentMs(peerId);
-    if (silentMs > view.silentMsMax) continue;
+    const toleratedMs = view.health.isGone(peerId) ? view.goneMsMax : view.silentMsMax;
+    if (view.health.silentMs(peerId) > toleratedMs) continue;
     // Without a live registration only a member that still answers stays; it is not taken in anew.
     if (!record?.live && (!present.has(peerId) || !view.health.isUp(peerId))) continue;
     const incarnation = incarnationOf(view, present.get(peerId), record?.incarnation, peerId);

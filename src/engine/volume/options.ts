@@ -19,8 +19,10 @@ export interface VolumeOptions {
   readonly checkpointIntervalMs: number;
   /** Clean nodes of the map are kept up to this. */
   readonly mapBytesMax: number;
-  /** A member of the log set that keeps writes from being acknowledged is excluded after this. */
+  /** A member of the log set that is gone and keeps writes from being acknowledged is excluded after this, ... */
   readonly degradeAfterMs: number;
+  /** ... one that is connected but does not answer after this. */
+  readonly excludeSilentAfterMs: number;
   /** A change of peers or ring that hurts nobody yet is followed after this. */
   readonly followAfterMs: number;
   /** How long an opener waits for peers to answer its fence. */
@@ -48,6 +50,7 @@ export const VOLUME_DEFAULTS: VolumeOptions = {
   checkpointIntervalMs: 30_000,
   mapBytesMax: 64 * MIB,
   degradeAfterMs: 800,
+  excludeSilentAfterMs: 4_000,
   followAfterMs: 5_000,
   fenceDeadlineMs: 5_000,
   leaseStallMs: 20_000,

@@ -53,7 +53,7 @@ export function newVolumeStatistics(): VolumeStatistics {
 }
 
 /** Stages whose latency is observed. */
-export type LatencyStage = "read" | "write" | "flush" | "peerRead" | "blockAcknowledged" | "checkpoint";
+export type LatencyStage = "read" | "write" | "flush" | "blockAcknowledged" | "checkpoint";
 
 /** Feeds a histogram; called once per event, must not keep anything or throw. */
 export type ObserveLatency = (stage: LatencyStage, milliseconds: number) => void;

@@ -91,7 +91,7 @@ export class Volume implements DistributorListener {
     const { clock, allocate, observe } = ports;
     const identity = { volumeId: session.grant.volume.volumeId, epoch: session.grant.epoch };
     this.#log = new LogWriter(
-      { clock, turns: ports.turns, pool: ports.blockPool, sealer: core.sealer, map, statistics },
+      { clock, turns: ports.turns, pool: ports.blockPool, sealer: core.sealer, map, statistics, observe },
       options,
       identity,
       core.distributor,
@@ -334,7 +334,7 @@ export class Volume implements DistributorListener {
     return Math.min(options.checkpointLogBytes, Math.max(TAIL_BYTES_MIN, liveBytes / 4));
   }
 
-  #desired(silentMsMax: number): ReturnType<typeof desiredLogSet> {
+  #desired(goneMsMax: number): ReturnType<typeof desiredLogSet> {
     const { cluster, distributor, health, options, checkpointer } = this.#core;
     return desiredLogSet({
       cluster: cluster.view,
@@ -342,19 +342,20 @@ export class Volume implements DistributorListener {
       current: distributor.placement.log,
       health,
       writeLevel: options.writeLevel,
-      silentMsMax,
+      goneMsMax,
+      silentMsMax: Math.max(goneMsMax, options.excludeSilentAfterMs),
       retired: checkpointer.retiredIncarnations,
     });
   }
 
-  #membersDiffer(silentMsMax: number): boolean {
-    const desired = this.#desired(silentMsMax);
+  #membersDiffer(goneMsMax: number): boolean {
+    const desired = this.#desired(goneMsMax);
     return desired !== undefined && !sameLogSet(desired, this.#core.distributor.placement.log);
   }
 
-  #followMembers(silentMsMax: number): void {
+  #followMembers(goneMsMax: number): void {
     const { checkpointer, distributor } = this.#core;
-    const desired = this.#desired(silentMsMax);
+    const desired = this.#desired(goneMsMax);
     const coming = distributor.nextPlacement ?? distributor.placement;
     if (!desired || sameLogSet(desired, coming.log)) return;
     // A checkpoint under way may itself wait for the members that do not answer.
@@ -369,7 +370,7 @@ export class Volume implements DistributorListener {
     this.#checkpointInBackground({
       logSet: () => {
         this.#following = false;
-        return this.#desired(silentMsMax);
+        return this.#desired(goneMsMax);
       },
     });
   }
@@ -452,6 +453,7 @@ export class Volume implements DistributorListener {
       const before = this.#sizeBytes;
       checkSize(this.name, sizeBytes);
       this.#sizeBytes = sizeBytes;
+      await this.#writes.whenIdle();
       const trimmed = await new Promise<VolumeStatus>((resolve) =>
         this.#writes.write(sizeBytes, before - sizeBytes, undefined, 0, true, resolve),
       );
