@@ -32,7 +32,7 @@ const directory = process.argv[2] ?? "/dev/shm";
 const path = mkdtempSync(join(directory, "torus-bench-"));
 const loop = new EventLoop({ blockMsMax: 20 });
 const running = loop.run();
-const thread = startSyncThread(new URL("../../src/base/io/sync-worker.ts", import.meta.url).href, (error) => {
+const thread = startSyncThread(new URL("../../src/commands/workers/sync-worker.ts", import.meta.url).href, (error) => {
   throw error;
 });
 const syncer = new WorkerSyncer(loop, thread.channel);

@@ -41,4 +41,4 @@ export {
   type Syncer,
   WorkerSyncer,
 } from "./sync-channel";
-export { startSyncThread, type SyncThread } from "./sync-thread";
+export { runSyncWorker, startSyncThread, type SyncThread } from "./sync-thread";

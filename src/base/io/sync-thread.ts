@@ -1,6 +1,11 @@
-/** Starts and ends the sync worker from the main thread, which owns its channel. */
+/** Starts and ends the sync worker from the main thread, which owns its channel, and the body of the worker's file. */
+import { workerData } from "node:worker_threads";
 import { IoError } from "./errors";
-import { closeSyncChannel, createSyncChannel, stopSyncs, type SyncChannel } from "./sync-channel";
+import { closeSyncChannel, createSyncChannel, serveSyncs, stopSyncs, type SyncChannel } from "./sync-channel";
+
+interface SyncWorkerData {
+  readonly torusSyncChannel: SyncChannel;
+}
 
 export interface SyncThread {
   /** To be handed to the loop's worker, for `new WorkerSyncer(loop, channel)`. */
@@ -9,10 +14,11 @@ export interface SyncThread {
   stop(): Promise<void>;
 }
 
-/** `url` is that of sync-worker.ts, in the source tree or inside the executable. */
+/** `url` is that of a file that calls `runSyncWorker`, in the source tree or inside the executable. */
 export function startSyncThread(url: string, onFailure: (error: IoError) => void): SyncThread {
   const channel = createSyncChannel();
-  const worker = new Worker(url, { workerData: { torusSyncChannel: channel } } as WorkerOptions);
+  const data: SyncWorkerData = { torusSyncChannel: channel };
+  const worker = new Worker(url, { workerData: data } as WorkerOptions);
   let isStopping = false;
   const ended = new Promise<void>((resolve) => {
     worker.addEventListener("close", () => {
@@ -33,4 +39,10 @@ export function startSyncThread(url: string, onFailure: (error: IoError) => void
       return ended;
     },
   };
+}
+
+/** The whole body of the sync worker's file: serves until `stop`, then ends the thread. */
+export function runSyncWorker(): void {
+  serveSyncs((workerData as SyncWorkerData).torusSyncChannel);
+  process.exit(0);
 }

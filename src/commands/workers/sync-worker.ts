@@ -1,2 +1,4 @@
 /** The sync worker's file, here because the build finds workers here: see base/io. */
-import "../../base/io/sync-worker";
+import { runSyncWorker } from "../../base/io";
+
+runSyncWorker();
