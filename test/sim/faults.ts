@@ -3,12 +3,15 @@
  * partitions finds other bugs than one full of them) and then draws one after the other. Each fault ends by itself;
  * the end of the safety phase ends them all.
  *
- * The budget: nothing here destroys what was durable, so every acknowledged write must survive all of it.
+ * The budget: what destroys durable data (a wiped disk, one that comes back older, rot) strikes a peer only while
+ * every block it holds is held intact by another, so every acknowledged write must survive all of it.
  */
 import { MetaError, RingAdmin, VolumeAdmin } from "../../src/meta";
 import { nextRing, type RingChange, RingError } from "../../src/ring";
 import type { SimPeer } from "./actors/peer";
+import { everythingIsElsewhere } from "./check/copies";
 import type { Simulation } from "./simulation";
+import type { DiskImage } from "./simulated-disk";
 import { METADATA } from "./world/metadata";
 import type { Prng } from "./world/prng";
 
@@ -22,6 +25,7 @@ export class Faults {
   private readonly random: Prng;
   private readonly kinds: { readonly weight: number; readonly item: Kind }[];
   private readonly meanMs: number;
+  private readonly images = new Map<SimPeer, DiskImage>();
   private stopped = false;
 
   constructor(private readonly simulation: Simulation) {
@@ -44,7 +48,7 @@ export class Faults {
       if (this.stopped) return;
       const kind = this.random.weighted(this.kinds);
       if (kind !== undefined) {
-        this.counts[kind.name] = (this.counts[kind.name] ?? 0) + 1;
+        this.count(kind.name);
         kind.inject();
       }
       this.start();
@@ -65,6 +69,14 @@ export class Faults {
         name: "failed sync",
         inject: () => this.random.pick(this.simulation.peers).disk.failNextSync("segment.sync"),
       },
+      {
+        name: "failed read",
+        inject: () => this.expendable()?.disk.failNextRead("data.read"),
+      },
+      { name: "disk wiped", inject: () => this.wipeDisk() },
+      { name: "disk remembered", inject: () => this.rememberDisk() },
+      { name: "disk rolled back", inject: () => this.rollBackDisk() },
+      { name: "rot", inject: () => this.rot() },
       { name: "client crash", inject: () => this.crashClient() },
       { name: "client pause", inject: () => this.pauseClient() },
       { name: "wall clock jump", inject: () => this.jumpClock() },
@@ -123,6 +135,66 @@ export class Faults {
     this.later(this.durationMs(), () => {
       peer.syncMs = 0.3;
     });
+  }
+
+  /** A peer whose disk may lose what it has: whatever it is, another has it. */
+  private expendable(): SimPeer | undefined {
+    const peer = this.random.pick(this.simulation.peers);
+    return everythingIsElsewhere(peer, this.simulation.peers) ? peer : undefined;
+  }
+
+  /** A new disk in the old machine: the peer comes back empty, under its old id. */
+  private wipeDisk(): void {
+    const peer = this.expendable();
+    if (peer === undefined) return;
+    this.count("wiped");
+    peer.process.log("loses its disk");
+    peer.crash(true);
+    peer.disk.restore(new Map());
+    this.images.delete(peer);
+    this.later(this.durationMs(), () => peer.boot());
+  }
+
+  private rememberDisk(): void {
+    const peer = this.random.pick(this.simulation.peers);
+    if (!peer.serving) return;
+    this.images.set(peer, peer.disk.image());
+  }
+
+  /** The disk comes back as it was some time ago (a snapshot of a virtual machine, an old clone). */
+  private rollBackDisk(): void {
+    const peer = this.expendable();
+    const image = peer && this.images.get(peer);
+    if (peer === undefined || image === undefined) return;
+    this.count("rolled back");
+    peer.process.log("comes back with an older disk");
+    peer.crash(true);
+    peer.disk.restore(image);
+    this.later(this.durationMs(), () => peer.boot());
+  }
+
+  /** Bits flip in the files of a peer, while it runs or while it is down. */
+  private rot(): void {
+    const peer = this.expendable();
+    if (peer === undefined) return;
+    this.count("rotten");
+    const down = this.random.chance(0.5);
+    if (down) peer.crash(false);
+    peer.lostData = true;
+    // Not the state: a peer that lost its name is not this peer any more.
+    const files = peer.disk.fileNames().filter((name) => name.startsWith("blocks"));
+    if (files.length === 0) return;
+    const flips = this.random.between(1, 8);
+    for (let flip = 0; flip < flips; flip += 1) {
+      const name = this.random.pick(files);
+      peer.disk.flipBit(name, this.random.below(peer.disk.bytesOf(name).length), this.random.below(8));
+    }
+    this.log(`${flips} bits of the disk of ${peer.name} flip`);
+    if (down) this.later(this.durationMs(), () => peer.boot());
+  }
+
+  private count(what: string): void {
+    this.counts[what] = (this.counts[what] ?? 0) + 1;
   }
 
   private crashClient(): void {

@@ -3,7 +3,14 @@
  * production peer service and the production registration, put together as the daemon does: identity from the disk,
  * registration first (a disk that was rolled back is found out there, R5), and only then does it listen.
  */
-import { type ClusterId, heapBuffer, type Incarnation, type PeerId, TorusError } from "../../../src/base";
+import {
+  type ClusterId,
+  type Disk,
+  heapBuffer,
+  type Incarnation,
+  type PeerId,
+  TorusError,
+} from "../../../src/base";
 import { PeerService } from "../../../src/engine/peer";
 import { openSegmentStore, type SegmentStore } from "../../../src/engine/store";
 import { isMetaError, type KeyValueStore, PeerDirectory, type PeerRegistration } from "../../../src/meta";
@@ -33,7 +40,9 @@ export class SimPeer {
   syncMs = 0.3;
   /** Listens and is registered. */
   serving = false;
-  readonly counts = { boots: 0, crashes: 0, poisoned: 0, renewed: 0 };
+  readonly counts = { boots: 0, crashes: 0, poisoned: 0, renewed: 0, damaged: 0 };
+  /** Its disk lost something: the operator opens it with accept-loss when it says that it is damaged. */
+  lostData = false;
   private readonly random: Prng;
   private registration: PeerRegistration | undefined;
   private life = 0;
@@ -72,9 +81,13 @@ export class SimPeer {
     const process = new SimProcess(this.machine.world, this.name, this.random.fork(`process ${this.life}`));
     this.process = process;
     process.log("boots");
-    const disk = this.disk.attach();
+    this.openStore(process, this.disk.attach(), false);
+  }
+
+  private openStore(process: SimProcess, disk: Disk, acceptLoss: boolean): void {
     const random = this.random.fork(`store ${this.life}`);
     openSegmentStore({
+      acceptLoss,
       disk,
       clusterId: this.machine.clusterId,
       peerId: this.peerId,
@@ -135,6 +148,11 @@ export class SimPeer {
     process.log(`cannot open its store: ${error instanceof Error ? error.message : String(error)}`);
     if (!(error instanceof TorusError)) {
       this.machine.world.fail(error instanceof Error ? error : new Error(String(error)));
+      return;
+    }
+    if (error.code === "damaged" && this.lostData) {
+      this.counts.damaged += 1;
+      this.openStore(process, this.disk.attach(), true);
       return;
     }
     this.stop();
