@@ -63,6 +63,9 @@ export class LogWriter implements BlockOwner {
   #sealScheduled = false;
   #writeBackScheduled = false;
   #waitingForBuffer = false;
+  /** Blocks of this volume that are sealed and not in the map: one that is stuck leaves some to the others. */
+  readonly #heldBlocksMax: number;
+  #waitingForOwn = false;
   #stopped = false;
   #logBytes = 0;
   /** Flushes in the order of the index they wait for. */
@@ -82,6 +85,7 @@ export class LogWriter implements BlockOwner {
     this.#identity = identity;
     this.#distributor = distributor;
     this.#applier = new BlockApplier(ports.clock, ports.map);
+    this.#heldBlocksMax = Math.max(1, Math.floor((ports.pool.blockCountMax * 7) / 8));
   }
 
   get sealedIndex(): number {
@@ -276,6 +280,10 @@ export class LogWriter implements BlockOwner {
   #openBlock(): VolumeBlock | undefined {
     if (this.#open) return this.#open;
     if (this.#stopped) return undefined;
+    if (this.#unapplied.size >= this.#heldBlocksMax) {
+      this.#waitingForOwn = true;
+      return undefined;
+    }
     const block = this.#ports.pool.acquire();
     if (!block) {
       this.#waitForBuffer();
@@ -426,12 +434,14 @@ export class LogWriter implements BlockOwner {
       const page = builder.pageOfSlot(slot);
       if (page >= 0) this.overlay.settle(page, location + slot);
     }
-    if (builder.holeCount > 0) {
-      this.overlay.settleHoles(block.lsn);
-      this.onRoom();
-    }
+    if (builder.holeCount > 0) this.overlay.settleHoles(block.lsn);
+    const roomCame = builder.holeCount > 0 || this.#waitingForOwn;
     block.applied = true;
     this.#releaseIfFree(block);
+    if (roomCame) {
+      this.#waitingForOwn = false;
+      this.onRoom();
+    }
     this.onApplied(index);
     this.#runAppliedWaiters();
     this.#applyNext();
