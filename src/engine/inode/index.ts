@@ -1,3 +1,4 @@
+export { diffRoots, type PageDifference } from "./differences";
 export { InodeError } from "./errors";
 export { createPageMap, openPageMap } from "./page-map";
 export { type ReferenceVisitor, walkReferences } from "./references";

@@ -9,11 +9,10 @@
  */
 import { BlockKind, type BlockRef, type Epoch, type VolumeId } from "../../base";
 import type { NodePointer } from "../head";
-import { badNode, decodeNode, MAP_TREE, type TreeKind, USE_TREE } from "./codec";
-import { decodeChunk, EpochTable } from "./epochs";
-import { FAN_OUT, Interior, LEAF_ENTRIES, type Leaf, Place, type TreeNode, type UseLeaf } from "./nodes";
+import { decodeNode, MAP_TREE, type TreeKind, USE_TREE } from "./codec";
+import { FAN_OUT, LEAF_ENTRIES, type Leaf, Place, type TreeNode, type UseLeaf } from "./nodes";
 import { readNode } from "./reading";
-import { decodeRoot, type RootRecord } from "./root";
+import { childPlace, nameBlock, openRootView, type RootView, samePosition, sameRef } from "./root-view";
 import type { NodeReader } from "./types";
 
 export interface ReferenceVisitor {
@@ -24,12 +23,6 @@ export interface ReferenceVisitor {
    * long as its sum is above 0.
    */
   inode(ref: BlockRef, change: 1 | -1): void;
-}
-
-/** One root with what is needed to name its blocks. */
-interface Side {
-  readonly record: RootRecord;
-  readonly epochs: EpochTable;
 }
 
 /**
@@ -43,14 +36,14 @@ export async function walkReferences(
   visitor: ReferenceVisitor,
   known: NodePointer | null = null,
 ): Promise<void> {
-  if (root !== null && known !== null && samePointer(root, known)) return;
+  if (root !== null && known !== null && samePosition(root, known)) return;
   const walk = new Walk(reader, visitor);
   await walk.run(root, known);
 }
 
 class Walk {
-  private after: Side | undefined;
-  private before: Side | undefined;
+  private after: RootView | undefined;
+  private before: RootView | undefined;
 
   constructor(
     private readonly reader: NodeReader,
@@ -58,8 +51,8 @@ class Walk {
   ) {}
 
   async run(root: NodePointer | null, known: NodePointer | null): Promise<void> {
-    this.after = await this.open(root);
-    this.before = await this.open(known);
+    this.after = await openRootView(this.reader, root);
+    this.before = await openRootView(this.reader, known);
     this.point(toPlace(root), toPlace(known));
     const chunksAfter = this.after?.record.epochChunks ?? [];
     const chunksBefore = this.before?.record.epochChunks ?? [];
@@ -67,18 +60,6 @@ class Walk {
       this.point(chunksAfter[index], chunksBefore[index]);
     await this.tree(MAP_TREE, this.after?.record.mapTop, this.before?.record.mapTop);
     await this.tree(USE_TREE, this.after?.record.useTop, this.before?.record.useTop);
-  }
-
-  private async open(root: NodePointer | null): Promise<Side | undefined> {
-    if (root === null) return undefined;
-    const { reader } = this;
-    const record = await readNode(reader, root, (view, at) => decodeRoot(view, at, root.lengthBytes));
-    const chunks = [];
-    for (const [key, place] of record.epochChunks.entries())
-      chunks.push(await readNode(reader, place.toPointer(), (view, at) => decodeChunk(place, key, view, at)));
-    const epochs = new EpochTable({ current: 1, committed: 0 });
-    epochs.load(chunks, record.nextLsn);
-    return { record, epochs };
   }
 
   private async tree<L extends Leaf>(
@@ -92,7 +73,7 @@ class Walk {
   /** Visits the pointers themselves; false when there is nothing different behind them. */
   private point(after: Place | undefined, before: Place | undefined): boolean {
     if (after === undefined && before === undefined) return false;
-    if (after !== undefined && before !== undefined && samePlace(after, before)) return false;
+    if (after !== undefined && before !== undefined && samePosition(after, before)) return false;
     if (after !== undefined) this.visitor.inode(inodeRef(after), 1);
     if (before !== undefined) this.visitor.inode(inodeRef(before), -1);
     return true;
@@ -113,8 +94,8 @@ class Walk {
     }
     const readsBelow = level > 1 || kind.name === "use";
     for (let slot = 0; slot < FAN_OUT; slot += 1) {
-      const childAfter = childPlace(nodeAfter as Interior | undefined, slot);
-      const childBefore = childPlace(nodeBefore as Interior | undefined, slot);
+      const childAfter = childPlace(nodeAfter, slot);
+      const childBefore = childPlace(nodeBefore, slot);
       if (!this.point(childAfter, childBefore) || !readsBelow) continue;
       await this.node(kind, level - 1, key * FAN_OUT + slot, childAfter, childBefore);
     }
@@ -146,17 +127,6 @@ class Walk {
   }
 }
 
-function nameBlock(side: Side | undefined, lsn: number): BlockRef {
-  const ref = side?.epochs.refOf(lsn);
-  if (ref === undefined) throw badNode(`lsn ${lsn} has live pages but belongs to no epoch`);
-  return ref;
-}
-
-function childPlace(node: Interior | undefined, slot: number): Place | undefined {
-  if (!(node instanceof Interior) || !node.has(slot)) return undefined;
-  return node.getPointer(slot, new Place());
-}
-
 function toPlace(pointer: NodePointer | null): Place | undefined {
   return pointer === null ? undefined : new Place().assign(pointer);
 }
@@ -168,20 +138,4 @@ function inodeRef(place: Place): BlockRef {
     epoch: place.epoch as Epoch,
     index: place.index,
   };
-}
-
-function samePlace(a: Place, b: Place): boolean {
-  return (
-    a.volumeId === b.volumeId && a.epoch === b.epoch && a.index === b.index && a.offsetBytes === b.offsetBytes
-  );
-}
-
-function samePointer(a: NodePointer, b: NodePointer): boolean {
-  return (
-    a.volumeId === b.volumeId && a.epoch === b.epoch && a.index === b.index && a.offsetBytes === b.offsetBytes
-  );
-}
-
-function sameRef(a: BlockRef, b: BlockRef): boolean {
-  return a.volumeId === b.volumeId && a.epoch === b.epoch && a.index === b.index;
 }
