@@ -1,5 +1,5 @@
 /**
- * A store alone, without network: `bun test/bench/store.ts DIR [index|put]`. Puts of 4 KiB at depth 1 and 16 and of
+ * A store alone, without network: `bun test/bench/store.ts DIR [open COUNT]`. Puts of 4 KiB at depth 1 and 16 and of
  * 512 KiB, each acknowledged after its sync; reads; the time to open with many blocks and what the index takes.
  */
 import { mkdtempSync, rmSync } from "node:fs";
@@ -9,7 +9,9 @@ import {
   type BlockRef,
   type ClusterId,
   type Epoch,
+  type NativeBuffer,
   type PeerId,
+  sleep,
   type VolumeId,
 } from "../../src/base";
 import {
@@ -20,7 +22,13 @@ import {
   systemRandom,
   WorkerSyncer,
 } from "../../src/base/io";
-import { BlockBuilder, blockBufferBytes, makeBlockSealer, type SealedBlock } from "../../src/engine/block";
+import {
+  BlockBuilder,
+  blockBufferBytes,
+  makeBlockSealer,
+  type SealedBlock,
+  sealInodeBlock,
+} from "../../src/engine/block";
 import { PeerService } from "../../src/engine/peer";
 import { StorageStatus } from "../../src/engine/ports";
 import { openSegmentStore } from "../../src/engine/store";
@@ -32,9 +40,12 @@ const directory = process.argv[2] ?? "/dev/shm";
 const path = mkdtempSync(join(directory, "torus-bench-"));
 const loop = new EventLoop({ blockMsMax: 20 });
 const running = loop.run();
-const thread = startSyncThread(new URL("../../src/commands/workers/sync-worker.ts", import.meta.url).href, (error) => {
-  throw error;
-});
+const thread = startSyncThread(
+  new URL("../../src/commands/workers/sync-worker.ts", import.meta.url).href,
+  (error) => {
+    throw error;
+  },
+);
 const syncer = new WorkerSyncer(loop, thread.channel);
 const sizeBytes = Number(process.env.STORE_GIB ?? 3) * 1024 ** 3;
 
@@ -111,7 +122,48 @@ async function puts(service: PeerService, pages: number, depth: number, seconds:
   );
 }
 
+/** How long a store with many blocks takes to open, and what its index takes: `store.ts DIR open COUNT`. */
+async function openMany(count: number): Promise<void> {
+  const store = await open(200 * 1024 ** 3);
+  const buffers = Array.from({ length: 1000 }, () => nativeBuffer(blockBufferBytes(4096)));
+  let pending = 0;
+  const startedMs = performance.now();
+  for (let index = 1; index <= count; ) {
+    for (let batch = 0; batch < 1000 && index <= count; batch += 1, index += 1) {
+      const ref: BlockRef = {
+        kind: BlockKind.inode,
+        volumeId: (1 + (index % 100)) as VolumeId,
+        epoch: 1 as Epoch,
+        index,
+      };
+      const buffer = buffers[batch] as NativeBuffer;
+      const block = sealInodeBlock(buffer, 64, sealer, ref);
+      pending += 1;
+      const done = (status: StorageStatus) => {
+        if (status !== StorageStatus.ok) throw new Error(`a put was answered ${status}`);
+        pending -= 1;
+      };
+      store.put({ buffer, offset: block.offset, lengthBytes: block.lengthBytes, writerEpoch: 1, done });
+    }
+    while (pending > 0) await sleep(loop, 0);
+  }
+  console.log(`${count} puts of 160 bytes: ${((performance.now() - startedMs) / 1000).toFixed(1)} s`);
+  console.log(`index: ${(store.statistics().indexBytes / count).toFixed(1)} bytes a block`);
+  await store.close();
+  const openedMs = performance.now();
+  const cpuBefore = process.cpuUsage();
+  const again = await open(200 * 1024 ** 3);
+  const { user, system } = process.cpuUsage(cpuBefore);
+  const { blockCount, indexBytes } = again.statistics();
+  console.log(
+    `open with ${blockCount} blocks: ${((performance.now() - openedMs) / 1000).toFixed(2)} s (${((user + system) / 1e6).toFixed(2)} s of CPU), index ${(indexBytes / 1e6).toFixed(0)} MB`,
+  );
+  await again.close();
+}
+
 async function main(): Promise<void> {
+  if (process.argv[3] === "open") return openMany(Number(process.argv[4] ?? 1_000_000));
+
   const store = await open();
   const service = new PeerService({ store, clock: loop });
   for (const [pages, depth] of [

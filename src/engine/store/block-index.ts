@@ -95,13 +95,17 @@ export class BlockIndex {
   readonly #volumes = new Map<number, VolumeLogs>();
   #lastLog: Log | undefined;
 
-  /** `chunkRows` is a power of two: 65,536 in production, less where many small stores live. */
-  constructor(chunkRows = 65_536) {
+  /**
+   * `chunkRows` is a power of two: 65,536 in production, less where many small stores live. For `expectedRows` the
+   * hash table is made at once.
+   */
+  constructor(chunkRows = 65_536, expectedRows = 0) {
     assert(Number.isInteger(Math.log2(chunkRows)), "index chunks must hold a power of two of rows");
     this.#shift = Math.log2(chunkRows);
     this.#mask = chunkRows - 1;
-    this.#roundBuckets = chunkRows;
-    this.#buckets.push(new Uint32Array(chunkRows));
+    this.#roundBuckets = Math.max(chunkRows, 2 ** Math.ceil(Math.log2(Math.max(1, expectedRows))));
+    for (let bucket = 0; bucket < this.#roundBuckets; bucket += chunkRows)
+      this.#buckets.push(new Uint32Array(chunkRows));
   }
 
   /** Blocks that lookups find. */

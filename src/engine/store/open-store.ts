@@ -106,7 +106,7 @@ interface Replayed {
 class Opening {
   readonly #options: OpenStoreOptions;
   readonly #disk: Disk;
-  readonly #index: BlockIndex;
+  #index: BlockIndex;
   readonly #extents = new Map<number, Uint32Array>();
   readonly #duplicates: number[] = [];
   readonly #segments: Segment[] = [];
@@ -276,6 +276,7 @@ class Opening {
 
   #replayAll(state: StateLog, context: StoreContext): void {
     const sizes = new Map(this.#disk.list().map((entry) => [entry.name, entry.sizeBytes]));
+    this.#index = new BlockIndex(this.#options.indexChunkRows, this.#countEntries(state, sizes));
     for (let number = 0; number < state.segmentCount; number += 1) {
       const name = segmentFileName(number);
       if (!sizes.has(name)) {
@@ -294,6 +295,17 @@ class Opening {
       this.#segments.push(segment);
       this.#replayOne(segment, superblock);
     }
+  }
+
+  /** About how many blocks there are. */
+  #countEntries(state: StateLog, sizes: ReadonlyMap<string, number>): number {
+    let entryCount = 0;
+    for (let number = 0; number < state.segmentCount; number += 1) {
+      if (!sizes.has(segmentFileName(number))) continue;
+      const superblock = readSuperblock(this.#disk.open(segmentFileName(number)), this.#scratch);
+      if (typeof superblock === "object") entryCount += superblock.entryCount;
+    }
+    return entryCount;
   }
 
   #replayOne(segment: Segment, superblock: Superblock): void {

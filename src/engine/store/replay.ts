@@ -307,9 +307,11 @@ class Replay {
 
   #addRow(unit: number, lengthBytes: number, headerCrc: number, flags: number): number {
     const { index, duplicates } = this.target;
-    const known = index.findAt(this.#ref, this.segment.number, unit);
-    if (known !== NO_SLOT) return known;
-    const isDuplicate = index.find(this.#ref) !== NO_SLOT;
+    const same = index.find(this.#ref);
+    if (same !== NO_SLOT) {
+      const known = index.findAt(this.#ref, this.segment.number, unit);
+      if (known !== NO_SLOT) return known;
+    }
     const slot = index.insert(
       this.#ref,
       this.segment.number,
@@ -319,7 +321,7 @@ class Replay {
       // True once the store is open: opening syncs what it replayed before it serves.
       flags | RowFlag.durable,
     );
-    if (isDuplicate) duplicates.push(slot);
+    if (same !== NO_SLOT) duplicates.push(slot);
     return slot;
   }
 }
