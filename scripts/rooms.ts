@@ -151,6 +151,8 @@ function checkImport(sourceRoot: string, file: string, site: ImportSite): string
   if (toPath.startsWith("base/io/") && isPure(sourceRoot, file) && !site.typeOnly)
     return `"${specifier}" does real I/O; a pure room takes it through a port`;
   if (toPath.endsWith("/index.ts")) return undefined;
+  // Generated code: one file a schema, nothing to hide.
+  if (fromRoom === toRoom && toPath.startsWith("net/gen/")) return undefined;
   const inside = relative(dirname(target), dirname(file));
   if (fromRoom === toRoom && !inside.startsWith("..")) return undefined;
   return `"${specifier}" reaches into a folder; import its index.ts`;

@@ -6,7 +6,7 @@
  * callers pool; cold calls return promises. Every call completes exactly once, with a status, within its deadline.
  */
 import type { BlockRef, ClusterId, Epoch, Incarnation, NativeBuffer, PeerId, VolumeId } from "../base";
-import type { RingSpec } from "../ring/ring";
+import type { RingSpec } from "../ring";
 import type { Head, NodePointer } from "./head";
 
 export const StorageStatus = {
@@ -239,6 +239,8 @@ export interface SnapshotRecord {
   readonly root: NodePointer | null;
   readonly sizeBytes: number;
   readonly createdMs: number;
+  /** Fingerprint of the snapshot, here or in another cluster, that this one is an exact copy of. */
+  readonly origin?: string;
 }
 
 export type CommitOutcome =

@@ -3,6 +3,7 @@
  * flags, empty values and surplus arguments pass; an administrator's typing error must never be taken for
  * something else, so a leaf command checks them all, prints one line and ends with exit code 2.
  */
+import type { AnyCommand } from "./any-command";
 import { type ArgsDef, type CommandDef, defineCommand, type ParsedArgs } from "citty";
 import { UsageError } from "./errors";
 
@@ -95,7 +96,7 @@ export function leaf<const Args extends ArgsDef>(options: LeafOptions<Args>): Co
 export function group(
   name: string,
   description: string,
-  subCommands: Record<string, CommandDef<any> | (() => Promise<CommandDef<any>>)>,
-): CommandDef<any> {
+  subCommands: Record<string, AnyCommand | (() => Promise<AnyCommand>)>,
+): AnyCommand {
   return defineCommand({ meta: { name, description }, subCommands });
 }

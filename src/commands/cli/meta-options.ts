@@ -74,7 +74,7 @@ export const LOCAL_ETCD_URL = "etcd://127.0.0.1:2379";
 const PROBE_MS = 500;
 
 export function configFilePath(): string {
-  return join(process.env["TORUS_CONFIG_DIR"] ?? join(homedir(), ".torus"), "config.json");
+  return join(process.env.TORUS_CONFIG_DIR ?? join(homedir(), ".torus"), "config.json");
 }
 
 /** Reads the profiles; a missing file is an empty one, a broken one is an error that names the file. */
@@ -118,21 +118,21 @@ async function localDaemonListens(): Promise<boolean> {
  */
 export async function resolveMetaLocation(flags: MetaFlags, fallback?: string): Promise<MetaLocation> {
   const config = await readConfigFile();
-  const name = flags.profile ?? process.env["TORUS_PROFILE"] ?? config.default;
+  const name = flags.profile ?? process.env.TORUS_PROFILE ?? config.default;
   const profile = name === undefined ? undefined : config.profiles[name];
   if (name !== undefined && profile === undefined && flags.profile !== undefined)
     throw new UsageError(`Unknown profile "${name}": ${configFilePath()} does not hold it`);
   const url =
     fromFlags(flags) ??
-    process.env["TORUS_META"] ??
+    process.env.TORUS_META ??
     profile?.meta ??
     fallback ??
     ((await localDaemonListens()) ? LOCAL_DAEMON_URL : LOCAL_ETCD_URL);
-  const certFile = flags["etcd-cert-file"] ?? process.env["TORUS_ETCD_CERT_FILE"] ?? profile?.etcdCertFile;
-  const keyFile = flags["etcd-key-file"] ?? process.env["TORUS_ETCD_KEY_FILE"] ?? profile?.etcdKeyFile;
-  const caFile = flags["etcd-ca-file"] ?? process.env["TORUS_ETCD_CA_FILE"] ?? profile?.etcdCaFile;
-  const user = flags["etcd-user"] ?? process.env["TORUS_ETCD_USER"] ?? profile?.etcdUser;
-  const password = process.env["TORUS_ETCD_PASSWORD"] ?? profile?.etcdPassword;
+  const certFile = flags["etcd-cert-file"] ?? process.env.TORUS_ETCD_CERT_FILE ?? profile?.etcdCertFile;
+  const keyFile = flags["etcd-key-file"] ?? process.env.TORUS_ETCD_KEY_FILE ?? profile?.etcdKeyFile;
+  const caFile = flags["etcd-ca-file"] ?? process.env.TORUS_ETCD_CA_FILE ?? profile?.etcdCaFile;
+  const user = flags["etcd-user"] ?? process.env.TORUS_ETCD_USER ?? profile?.etcdUser;
+  const password = process.env.TORUS_ETCD_PASSWORD ?? profile?.etcdPassword;
   return {
     url,
     ...(certFile === undefined ? {} : { certFile }),
