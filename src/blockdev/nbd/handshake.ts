@@ -7,7 +7,7 @@
  * framing (a wrong magic, unknown client flags) ends the connection, as nothing after it can be trusted.
  */
 import { assert, type NativeBuffer, TorusError } from "../../base";
-import type { StreamConnection, StreamHandler } from "../../base/io/stream";
+import type { StreamConnection, StreamHandler } from "../../base/io";
 import type { BlockDevice, DeviceDescription, DeviceDirectory } from "../device";
 import {
   encodeBlockSizeInfo,

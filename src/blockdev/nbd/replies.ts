@@ -2,7 +2,7 @@
  * Replies of the transmission phase, encoded straight into the connection's output, or, for read data, into the
  * headroom directly before the data, so that header and data leave as one piece of memory.
  */
-import type { StreamConnection } from "../../base/io/stream";
+import type { StreamConnection } from "../../base/io";
 import type { DeviceExtent } from "../device";
 import type { ReplyStyle } from "./handshake";
 import {

@@ -25,6 +25,8 @@ export class Request {
   pendingCount = 0;
   /** How far a prefetch has come. */
   progressBytes = 0;
+  /** When it came, where latencies are observed. */
+  startMs = 0;
   /** The first error that any part of it met. */
   error: NbdError = NbdError.none;
   readonly pieces: RequestPiece[] = [];

@@ -4,14 +4,14 @@
  * have one coherent view.
  */
 import type { AllocateBuffer, Clock, Timer } from "../../base";
-import type { StreamConnection, StreamHandler, StreamListener, StreamNetwork } from "../../base/io/stream";
+import type { StreamConnection, StreamHandler, StreamListener, StreamNetwork } from "../../base/io";
 import type { DeviceDirectory } from "../device";
 import { BufferPool } from "./buffers";
 import { Handshake, type HandshakeHost, type Negotiated, type OpenExport, type TlsState } from "./handshake";
 import { checkedLimits, type NbdLimits } from "./limits";
 import { type Request, RequestPool } from "./request";
-import { NbdStatistics } from "./statistics";
-import { Transmission, type TransmissionHost } from "./transmission";
+import { commandNames, NbdStatistics } from "./statistics";
+import { type NbdLatency, Transmission, type TransmissionHost } from "./transmission";
 
 /** What happened, for the log. `internal`: a bug of ours or of the directory, not the client's doing. */
 export interface NbdEvent {
@@ -29,6 +29,8 @@ export interface NbdServerOptions {
   readonly allocate: AllocateBuffer;
   readonly limits?: Partial<NbdLimits>;
   readonly onEvent?: (event: NbdEvent) => void;
+  /** Told how long each request took, by the name of its command. */
+  readonly observe?: (command: string, milliseconds: number) => void;
 }
 
 /** How often the idle and stall limits are looked at. */
@@ -53,6 +55,7 @@ export class NbdServer {
   readonly #listeners: StreamListener[] = [];
   readonly #phases = new Map<StreamConnection, Phase>();
   readonly #releasing = new Set<Promise<void>>();
+  readonly #latency: NbdLatency | undefined;
   #tick: Timer | undefined;
   #shuttingDown = false;
   #onEmpty: (() => void) | undefined;
@@ -60,6 +63,14 @@ export class NbdServer {
   constructor(options: NbdServerOptions) {
     this.#options = options;
     this.#limits = checkedLimits(options.limits ?? {});
+    const { observe, clock } = options;
+    if (observe !== undefined) {
+      const names = commandNames();
+      this.#latency = {
+        nowMs: () => clock.nowMs(),
+        observe: (command, milliseconds) => observe(names[command] ?? "unknown", milliseconds),
+      };
+    }
     this.#buffers = new BufferPool(options.allocate, this.#limits.bufferBytesMax);
   }
 
@@ -195,6 +206,7 @@ export class NbdServer {
       buffers: this.#buffers,
       requests: this.#requests,
       statistics: this.statistics,
+      latency: this.#latency,
       finished: (open, reason) => {
         this.#release(connection, exportName, open);
         const message = reason ?? "closed by the client";

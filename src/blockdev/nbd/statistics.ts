@@ -3,6 +3,13 @@ import { Command } from "./protocol";
 
 const COMMAND_NAMES = Object.entries(Command);
 
+/** Names of commands by their number. */
+export function commandNames(): readonly (string | undefined)[] {
+  const names: (string | undefined)[] = [];
+  for (const [name, command] of COMMAND_NAMES) names[command] = name;
+  return names;
+}
+
 export class NbdStatistics {
   readonly #requestCounts = new Float64Array(COMMAND_NAMES.length);
   connectionsOpen = 0;

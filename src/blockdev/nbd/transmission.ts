@@ -11,7 +11,7 @@
  *    request memory, each written as soon as it is full.
  */
 import { assert, type NativeBuffer } from "../../base";
-import type { StreamConnection, StreamHandler } from "../../base/io/stream";
+import type { StreamConnection, StreamHandler } from "../../base/io";
 import { type DeviceExtent, DeviceStatus } from "../device";
 import { type BufferPool, PIECE_BYTES_MAX, type PieceOwner } from "./buffers";
 import type { Negotiated, OpenExport, ReplyStyle } from "./handshake";
@@ -48,12 +48,21 @@ const DISCARD_BYTES_MAX = 2 ** 32;
 /** Unsent replies beyond the data that is charged to the client. */
 const UNSENT_REPLY_BYTES_MAX = 1024 * 1024;
 
+/** Feeds a histogram; must not throw or keep anything. */
+export interface NbdLatency {
+  nowMs(): number;
+  /** From the request's header to its reply. `command` as in the protocol. */
+  observe(command: number, milliseconds: number): void;
+}
+
 /** The server, as a connection in transmission sees it. */
 export interface TransmissionHost {
   readonly limits: NbdLimits;
   readonly buffers: BufferPool<Request>;
   readonly requests: RequestPool;
   readonly statistics: NbdStatistics;
+  /** Undefined: latencies are not measured. */
+  readonly latency: NbdLatency | undefined;
   /** The connection is closed and nothing of it is in flight any more: the device may be released. */
   finished(open: OpenExport, reason: string | undefined): void;
 }
@@ -178,6 +187,7 @@ export class Transmission implements StreamHandler, RequestOwner, PieceOwner<Req
     request.lengthBytes = lengthBytes;
     this.#inFlightCount++;
     this.host.statistics.countRequest(command);
+    if (this.host.latency !== undefined) request.startMs = this.host.latency.nowMs();
     this.#dispatch(request, buffer, position + this.#headerBytes);
     return consumed;
   }
@@ -491,6 +501,8 @@ export class Transmission implements StreamHandler, RequestOwner, PieceOwner<Req
   }
 
   #forget(request: Request): void {
+    const { latency } = this.host;
+    if (latency !== undefined) latency.observe(request.command, latency.nowMs() - request.startMs);
     this.host.requests.give(request);
     this.#inFlightCount--;
     if (this.#blocked === "client") this.#unblock();

@@ -30,6 +30,7 @@ import {
   ConnectTransport,
 } from "../../net/connect";
 import { PeerRouter } from "../../net/routing";
+import type { LatencyRecorder } from "./latency";
 import type { DeviceOpener, OpenDevice } from "./volume-directory";
 import type { DataWorkerEvents, RegistryConfig } from "./worker-api";
 
@@ -44,6 +45,7 @@ export interface ClientPartOptions {
   /** The peer of this very process. */
   readonly local: StorageService | undefined;
   readonly log: (event: DataWorkerEvents["log"]) => void;
+  readonly latencies: LatencyRecorder;
 }
 
 export class ClientPart implements DeviceOpener {
@@ -103,6 +105,7 @@ export class ClientPart implements DeviceOpener {
       bufferPool: new BufferPool(nativeBuffer, config.blockSizeBytes, BACKGROUND_BUFFER_COUNT),
       makeCache: () => this.readCache.openSpace(),
       ...(local === undefined ? {} : { localPeerId: local.identity.peerId }),
+      observe: (stage, milliseconds) => options.latencies.observe("volumeStage", stage, milliseconds),
       onEvent: ({ level, text }) =>
         options.log({ level: level === "warning" ? "warn" : level, message: text }),
     };
@@ -124,6 +127,7 @@ export class ClientPart implements DeviceOpener {
     return {
       device: volume satisfies BlockDevice,
       failure: () => failure,
+      leaseRemainingMs: () => session.lease.deadlineMs() - this.#options.loop.nowMs(),
       close: async () => {
         this.volumes.delete(volume);
         const outcome = await volume.close();

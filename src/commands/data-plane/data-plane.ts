@@ -73,8 +73,7 @@ export class DataPlane {
   #registry: RegistryServer | undefined;
   #metadata: Metadata | undefined;
 
-  private constructor(
-    private readonly options: DataPlaneOptions,
+  private constructor(readonly _options: DataPlaneOptions,
     private readonly syncThread: SyncThread,
   ) {}
 

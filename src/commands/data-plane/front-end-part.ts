@@ -3,6 +3,7 @@ import { type EventLoop, nativeBuffer, type SocketNetwork } from "../../base/io"
 import { NbdServer } from "../../blockdev";
 import { Volume } from "../../engine/volume";
 import type { ClientPart } from "./client-part";
+import type { LatencyRecorder } from "./latency";
 import { type ExportCatalog, VolumeDirectory } from "./volume-directory";
 import type { DataPlaneStatus, DataWorkerEvents, FrontEndConfig, OpenVolumeStatus } from "./worker-api";
 
@@ -16,12 +17,12 @@ export interface FrontEndPartOptions {
   readonly catalog: ExportCatalog;
   readonly config: FrontEndConfig;
   readonly log: (event: DataWorkerEvents["log"]) => void;
+  readonly latencies: LatencyRecorder;
 }
 
 export class FrontEndPart {
   readonly directory: VolumeDirectory;
   readonly server: NbdServer;
-  readonly #options: FrontEndPartOptions;
 
   private constructor(options: FrontEndPartOptions) {
     this.#options = options;
@@ -37,6 +38,7 @@ export class FrontEndPart {
       directory: this.directory,
       clock: options.loop,
       allocate: nativeBuffer,
+      observe: (command, milliseconds) => options.latencies.observe("nbdRequest", command, milliseconds),
       onEvent: (event) => {
         const level = event.kind === "internal" ? "error" : "debug";
         const name = event.exportName === undefined ? "" : ` "${event.exportName}"`;
@@ -67,7 +69,13 @@ export class FrontEndPart {
   volumes(): readonly OpenVolumeStatus[] {
     return this.directory.openDevices().map(({ name, open, users }) => {
       const volume = open.device instanceof Volume ? open.device : undefined;
-      return { name, users, health: volume?.health, statistics: volume?.statistics };
+      return {
+        name,
+        users,
+        health: volume?.health,
+        statistics: volume?.statistics,
+        leaseRemainingMs: open.leaseRemainingMs?.(),
+      };
     });
   }
 

@@ -6,6 +6,7 @@ import { PeerService } from "../../engine/peer";
 import { openSegmentStore, type SegmentStore } from "../../engine/store";
 import { AdpServer } from "../../net/adp";
 import { StorageUnary } from "../../net/connect";
+import { type LatencyRecorder, MeasuredSyncer } from "./latency";
 import type { DataPlaneStatus, StorageConfig, StorageOpened } from "./worker-api";
 
 export interface StoragePartOptions {
@@ -15,6 +16,8 @@ export interface StoragePartOptions {
   readonly config: StorageConfig;
   readonly onPoison: (reason: string) => void;
   readonly onError: (message: string) => void;
+  readonly onRefused: (message: string) => void;
+  readonly latencies: LatencyRecorder;
 }
 
 export class StoragePart {
@@ -31,7 +34,11 @@ export class StoragePart {
     const store = await openSegmentStore({
       disk: openDirectoryDisk({
         path: config.directory,
-        syncer: new WorkerSyncer(loop, options.syncChannel),
+        syncer: new MeasuredSyncer(
+          new WorkerSyncer(loop, options.syncChannel),
+          loop,
+          options.latencies.histogram("storeSync", "data"),
+        ),
       }),
       clusterId: config.clusterId,
       peerId: config.peerId,
@@ -44,6 +51,10 @@ export class StoragePart {
       onPoison: options.onPoison,
     });
     const service = new PeerService({ store, clock: loop });
+    const operations = {
+      put: options.latencies.histogram("peerRequest", "put"),
+      read: options.latencies.histogram("peerRequest", "read"),
+    };
     const server = new AdpServer({
       service,
       network,
@@ -51,6 +62,8 @@ export class StoragePart {
       allocate: nativeBuffer,
       blockBytesMax: blockBufferBytes(config.blockSizeBytes),
       onServiceError: (error) => options.onError(error instanceof Error ? error.message : String(error)),
+      onRefused: (remote, reason) => options.onRefused(`Turned ${hostOf(remote)} away: ${reason}`),
+      observe: (operation, milliseconds) => operations[operation].observe(milliseconds),
     });
     const unary = new StorageUnary({
       service,
@@ -86,4 +99,9 @@ export class StoragePart {
     this.server.close();
     await this.store.close();
   }
+}
+
+/** Without the port, so that a log can fold what one host does again and again. */
+function hostOf(remote: string): string {
+  return remote.startsWith("unix:") ? remote : remote.slice(0, remote.lastIndexOf(":"));
 }

@@ -11,6 +11,8 @@ export interface OpenDevice {
   readonly device: BlockDevice;
   /** Says why when the device can never work again. */
   failure(): string | undefined;
+  /** How long the writer's lease is good for without another word of the metadata; negative once it is past. */
+  leaseRemainingMs?(): number;
   /** Detaches: acknowledges everything, checkpoints, gives up the lock. Throws when that could not be done. */
   close(): Promise<void>;
 }

@@ -10,6 +10,7 @@ import type { StoreStatistics } from "../../engine/store";
 import type { VolumeHealth, VolumeOptions, VolumeStatistics } from "../../engine/volume";
 import type { AdpPeerStatistics, AdpServerStatistics } from "../../net/adp";
 import type { UnaryResult } from "../../net/connect";
+import type { LatencySnapshot } from "./latency";
 import type { RegistryEvents, RegistryMethods, SharedRegistryState } from "./registry-rpc";
 
 export interface StorageConfig {
@@ -58,6 +59,8 @@ export interface OpenVolumeStatus {
   readonly users: number;
   readonly health: VolumeHealth | undefined;
   readonly statistics: VolumeStatistics | undefined;
+  /** Undefined for snapshots. */
+  readonly leaseRemainingMs: number | undefined;
 }
 
 /** Figures of everything the worker holds; what is not there is undefined. */
@@ -81,6 +84,7 @@ export interface DataPlaneStatus {
     | { readonly hits: number; readonly misses: number; readonly pageCount: number }
     | undefined;
   readonly turnCount: number;
+  readonly latencies: readonly LatencySnapshot[];
 }
 
 export interface OpenDeviceRequest {

@@ -6,6 +6,7 @@ import { StorageStatus } from "../../engine";
 import { ClientPart } from "./client-part";
 import { DevicePart } from "./device-part";
 import { FrontEndPart } from "./front-end-part";
+import { LatencyRecorder, measureLoopLag } from "./latency";
 import { type RegistryCaller, RemoteRegistry } from "./registry-rpc";
 import { StoragePart } from "./storage-part";
 import type {
@@ -26,6 +27,8 @@ type Context = LoopWorkerContext<DataWorkerMethods, MainMethods, DataWorkerEvent
 export class DataWorkerParts {
   readonly #context: Context;
   readonly #syncChannel: SyncChannel;
+  readonly #latencies = new LatencyRecorder();
+  readonly #stopLag: () => void;
   #storage: StoragePart | undefined;
   #client: ClientPart | undefined;
   #frontEnd: FrontEndPart | undefined;
@@ -34,6 +37,7 @@ export class DataWorkerParts {
   constructor(context: Context, syncChannel: SyncChannel) {
     this.#context = context;
     this.#syncChannel = syncChannel;
+    this.#stopLag = measureLoopLag(context.loop, this.#latencies.histogram("loopLag", "data"));
   }
 
   readonly methods: DataWorkerMethods = {
@@ -46,6 +50,8 @@ export class DataWorkerParts {
         config,
         onPoison: (reason) => endpoint.emit("storePoisoned", { reason }),
         onError: (message) => this.#log({ level: "error", message }),
+        onRefused: (message) => this.#log({ level: "warn", message }),
+        latencies: this.#latencies,
       });
       return this.#storage.opened;
     },
@@ -69,6 +75,7 @@ export class DataWorkerParts {
         config,
         local: this.#storage?.service,
         log: (event) => this.#log(event),
+        latencies: this.#latencies,
       });
     },
     openFrontEnd: async (config: FrontEndConfig) => {
@@ -83,6 +90,7 @@ export class DataWorkerParts {
         },
         config,
         log: (event) => this.#log(event),
+        latencies: this.#latencies,
       });
       this.#frontEnd = part;
       return { addresses };
@@ -105,6 +113,7 @@ export class DataWorkerParts {
     } finally {
       this.#client?.close();
       await this.#storage?.close();
+      this.#stopLag();
     }
   }
 
@@ -120,6 +129,7 @@ export class DataWorkerParts {
           ? undefined
           : { hits: cache.hits, misses: cache.misses, pageCount: cache.pageCount },
       turnCount: this.#context.loop.turnCount,
+      latencies: this.#latencies.snapshots(),
     };
   }
 

@@ -86,6 +86,8 @@ export interface AdpServerOptions {
   readonly onServiceError: (error: unknown) => void;
   /** A connection was turned away or cut off for what it sent; for a log that folds repetitions. */
   readonly onRefused?: (remote: StreamAddress, reason: string) => void;
+  /** Told how long a put or read took, from its header to its answer; must not throw. */
+  readonly observe?: (operation: "put" | "read", milliseconds: number) => void;
 }
 
 export interface AdpServerStatistics {
@@ -151,6 +153,15 @@ export class AdpServer {
     return handler;
   }
 
+  /** 0 where nobody observes: no clock is read then. */
+  nowMs(): number {
+    return this.options.observe === undefined ? 0 : this.options.clock.nowMs();
+  }
+
+  observe(operation: "put" | "read", startMs: number): void {
+    this.options.observe?.(operation, this.options.clock.nowMs() - startMs);
+  }
+
   close(): void {
     for (const listener of this.#listeners) listener.close();
     for (const connection of [...this.connections]) connection.destroy("the peer stops");
@@ -174,6 +185,7 @@ class ServerPut implements ServicePut {
   writerEpoch = 0;
   pool!: BufferPool;
   ordinal = 0;
+  startMs = 0;
   connection: ServerConnection | undefined;
 
   constructor(private readonly server: AdpServer) {}
@@ -181,6 +193,7 @@ class ServerPut implements ServicePut {
   done(status: StorageStatus): void {
     const { connection } = this;
     assert(connection !== undefined, "a put was answered twice");
+    this.server.observe("put", this.startMs);
     connection.answer(FrameKind.put, status, this.ordinal, this.lengthBytes);
     this.recycle();
   }
@@ -199,6 +212,7 @@ class ServerRead implements ServiceRead {
   firstSlot = 0;
   slotCount = 0;
   ordinal = 0;
+  startMs = 0;
   connection: ServerConnection | undefined;
 
   constructor(private readonly server: AdpServer) {}
@@ -213,6 +227,7 @@ class ServerRead implements ServiceRead {
   ): void {
     const { connection } = this;
     assert(connection !== undefined, "a read was answered twice");
+    this.server.observe("read", this.startMs);
     this.connection = undefined;
     this.server.spareReads.push(this);
     if (status === StorageStatus.ok && source !== undefined)
@@ -427,6 +442,7 @@ class ServerConnection implements StreamHandler {
       return false;
     }
     const put = this.server.sparePuts.pop() ?? new ServerPut(this.server);
+    put.startMs = this.server.nowMs();
     put.buffer = buffer;
     put.lengthBytes = bodyBytes;
     put.writerEpoch = epoch;
@@ -461,6 +477,7 @@ class ServerConnection implements StreamHandler {
       return;
     }
     const read = this.server.spareReads.pop() ?? new ServerRead(this.server);
+    read.startMs = this.server.nowMs();
     read.ref = ref;
     read.firstSlot = firstSlot;
     read.slotCount = slotCount;
