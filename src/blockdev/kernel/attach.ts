@@ -7,7 +7,7 @@
  * process that attaches the same identifier and so takes the device over, mounted file system and all. By ioctl (kernels
  * without that) the device ends with the process.
  */
-import { C, libc, must } from "../../base/io";
+import { C, libc, must, nativeBuffer } from "../../base/io";
 import { listNbdDevices, type NbdDevice, parseNbdIndex } from "./devices";
 import { KernelError } from "./errors";
 import { connectByIoctl, type NbdIoctlDevice } from "./nbd-ioctl";
@@ -55,6 +55,8 @@ export const ATTACH_DEAD_CONNECTION_TIMEOUT_S = 120;
 const CONNECTION_COUNT_MAX = 16;
 /** How long the kernel may take to see that the old sockets of a device are dead. */
 const TAKE_OVER_MS_MAX = 10_000;
+/** How long to wait for places beyond the first: a device may have fewer than we want. */
+const TAKE_OVER_REST_MS_MAX = 2_000;
 const DETACH_MS_MAX = 30_000;
 const LOOK_AGAIN_MS = 50;
 
@@ -73,19 +75,19 @@ export async function attachToKernel(options: AttachOptions): Promise<KernelAtta
   const netlink = options.method === "ioctl" ? undefined : await openNetlink();
   if (netlink === undefined && (options.method === "netlink" || options.startIoctlWorker === undefined))
     throw noDriver();
-  const pairs = makePairs(connectionCount);
+  const plan = { ...options, blockSizeBytes, connectionCount };
   try {
-    await options.serve(pairs.map(([ours]) => ours));
-    const theirs = pairs.map(([, kernels]) => kernels);
-    if (netlink !== undefined) return await attachByNetlink(netlink, options, blockSizeBytes, theirs);
-    return await attachByIoctl(options, blockSizeBytes, theirs);
+    if (netlink !== undefined) return await attachByNetlink(netlink, plan);
+    return await attachByIoctl(plan);
   } catch (error) {
     netlink?.close();
     throw error;
-  } finally {
-    // The kernel holds its ends by itself now; where it does not, closing them tells our server.
-    for (const [, kernels] of pairs) libc.close(kernels);
   }
+}
+
+interface Plan extends AttachOptions {
+  readonly blockSizeBytes: number;
+  readonly connectionCount: number;
 }
 
 /** Disconnects a device that another process (or a dead one) attached. */
@@ -113,33 +115,58 @@ function noDriver(): KernelError {
   );
 }
 
-function makePairs(count: number): [number, number][] {
-  const pairs: [number, number][] = [];
+/**
+ * Makes pairs, has our ends served, offers the others to the kernel with `give`, and answers how many of them it kept:
+ * a socket that nobody holds once we closed it shows as ended at our side.
+ */
+async function offerSockets(
+  count: number,
+  serve: AttachOptions["serve"],
+  give: (sockets: readonly number[]) => Promise<void> | void,
+): Promise<number> {
+  const ours: number[] = [];
+  const probes: number[] = [];
+  const theirs: number[] = [];
   const pair = new Int32Array(2);
+  let served = false;
   try {
     for (let index = 0; index < count; index++) {
       must("make a pair of sockets", libc.socketpair(C.AF_UNIX, C.SOCK_STREAM | C.SOCK_CLOEXEC, pair));
-      pairs.push([pair[0] as number, pair[1] as number]);
+      ours.push(pair[0] as number);
+      theirs.push(pair[1] as number);
+      probes.push(must("copy a descriptor", libc.fcntl(pair[0] as number, F_DUPFD_CLOEXEC, 0)));
     }
+    served = true;
+    await serve(ours);
+    await give(theirs);
   } catch (error) {
-    for (const socket of pairs.flat()) libc.close(socket);
+    for (const socket of probes.splice(0)) libc.close(socket);
     throw error;
+  } finally {
+    if (!served) for (const socket of ours) libc.close(socket);
+    for (const socket of theirs) libc.close(socket);
   }
-  return pairs;
+  return probes.filter((socket) => !hasEnded(socket)).length;
+}
+
+const F_DUPFD_CLOEXEC = 1030;
+const MSG_PEEK = 2;
+const peeked = nativeBuffer(8);
+
+/** Looks, and closes this copy of the descriptor. */
+function hasEnded(socket: number): boolean {
+  const ended = libc.recv(socket, peeked.address, 1, MSG_PEEK | C.MSG_DONTWAIT) === 0;
+  libc.close(socket);
+  return ended;
 }
 
 function deviceAt(index: number): NbdDevice | undefined {
   return listNbdDevices().find((device) => device.index === index);
 }
 
-async function attachByNetlink(
-  netlink: NbdNetlink,
-  options: AttachOptions,
-  blockSizeBytes: number,
-  sockets: readonly number[],
-): Promise<KernelAttachment> {
-  const wanted = options.device === undefined ? undefined : parseNbdIndex(options.device);
-  const { identifier, sizeBytes } = options;
+async function attachByNetlink(netlink: NbdNetlink, plan: Plan): Promise<KernelAttachment> {
+  const wanted = plan.device === undefined ? undefined : parseNbdIndex(plan.device);
+  const { identifier } = plan;
   const orphan = listNbdDevices().find(
     (device) =>
       device.connected &&
@@ -147,20 +174,10 @@ async function attachByNetlink(
       (wanted === undefined || device.index === wanted),
   );
   let index: number;
-  if (orphan === undefined)
-    index = await netlink.connect({
-      index: wanted,
-      sizeBytes,
-      blockSizeBytes,
-      serverFlags: options.serverFlags,
-      sockets,
-      requestTimeoutS: options.requestTimeoutS ?? 0,
-      deadConnectionTimeoutS: options.deadConnectionTimeoutS ?? ATTACH_DEAD_CONNECTION_TIMEOUT_S,
-      identifier,
-    });
+  if (orphan === undefined) index = await connect(netlink, plan, wanted);
   else {
     index = orphan.index;
-    await takeOver(netlink, orphan, sockets, options);
+    await takeOver(netlink, orphan, plan);
   }
   return {
     path: `/dev/nbd${index}`,
@@ -175,39 +192,57 @@ async function attachByNetlink(
   };
 }
 
-/** The kernel notices a dead socket when it next uses or hears of it: until then it has no place for a new one. */
-async function takeOver(
-  netlink: NbdNetlink,
-  device: NbdDevice,
-  sockets: readonly number[],
-  options: AttachOptions,
-): Promise<void> {
-  for (const deadlineMs = performance.now() + TAKE_OVER_MS_MAX; ; ) {
-    try {
-      await netlink.reconfigure(device.index, sockets, options.sizeBytes, options.identifier);
-      return;
-    } catch (error) {
-      const mayPass = error instanceof KernelError && error.retryable && performance.now() < deadlineMs;
-      if (!mayPass) throw error;
-      await Bun.sleep(LOOK_AGAIN_MS);
-    }
+async function connect(netlink: NbdNetlink, plan: Plan, wanted: number | undefined): Promise<number> {
+  let index = -1;
+  await offerSockets(plan.connectionCount, plan.serve, async (sockets) => {
+    index = await netlink.connect({
+      index: wanted,
+      sizeBytes: plan.sizeBytes,
+      blockSizeBytes: plan.blockSizeBytes,
+      serverFlags: plan.serverFlags,
+      sockets,
+      requestTimeoutS: plan.requestTimeoutS ?? 0,
+      deadConnectionTimeoutS: plan.deadConnectionTimeoutS ?? ATTACH_DEAD_CONNECTION_TIMEOUT_S,
+      identifier: plan.identifier,
+    });
+  });
+  return index;
+}
+
+/**
+ * Gives new sockets until the device has as many as we want, or as many as it has places: the kernel puts one only in
+ * the place of a dead one, notices death in its own time, and answers "done" either way.
+ */
+async function takeOver(netlink: NbdNetlink, device: NbdDevice, plan: Plan): Promise<void> {
+  const startMs = performance.now();
+  let kept = 0;
+  for (;;) {
+    kept += await offerSockets(plan.connectionCount - kept, plan.serve, (sockets) =>
+      netlink.reconfigure(device.index, sockets, plan.sizeBytes, plan.identifier),
+    );
+    const waitedMs = performance.now() - startMs;
+    if (kept === plan.connectionCount || (kept > 0 && waitedMs > TAKE_OVER_REST_MS_MAX)) return;
+    if (waitedMs > TAKE_OVER_MS_MAX)
+      throw new KernelError(
+        "busy",
+        `Cannot take over ${device.path}: the process that attached it is alive; detach it there first`,
+      );
+    await Bun.sleep(LOOK_AGAIN_MS);
   }
 }
 
-async function attachByIoctl(
-  options: AttachOptions,
-  blockSizeBytes: number,
-  sockets: readonly number[],
-): Promise<KernelAttachment> {
-  const { startIoctlWorker } = options;
+async function attachByIoctl(plan: Plan): Promise<KernelAttachment> {
+  const { startIoctlWorker, sizeBytes, blockSizeBytes, serverFlags } = plan;
   if (startIoctlWorker === undefined) throw noDriver();
-  const index = options.device === undefined ? firstFree() : parseNbdIndex(options.device);
-  const { sizeBytes, serverFlags } = options;
-  const requestTimeoutS = options.requestTimeoutS ?? 0;
-  const connection: NbdIoctlDevice = connectByIoctl(
-    { index, sizeBytes, blockSizeBytes, serverFlags, sockets, requestTimeoutS },
-    startIoctlWorker,
-  );
+  const index = plan.device === undefined ? firstFree() : parseNbdIndex(plan.device);
+  const requestTimeoutS = plan.requestTimeoutS ?? 0;
+  let connection: NbdIoctlDevice | undefined;
+  await offerSockets(plan.connectionCount, plan.serve, (sockets) => {
+    connection = connectByIoctl(
+      { index, sizeBytes, blockSizeBytes, serverFlags, sockets, requestTimeoutS },
+      startIoctlWorker,
+    );
+  });
   await until(`attach /dev/nbd${index}`, () => deviceAt(index)?.connected === true);
   return {
     path: `/dev/nbd${index}`,
@@ -219,8 +254,8 @@ async function attachByIoctl(
         new KernelError("not-supported", `Cannot resize /dev/nbd${index} while attached: attach it again`),
       ),
     detach: async () => {
-      await detach(index, async () => connection.disconnect());
-      await connection.ended;
+      await detach(index, async () => connection?.disconnect());
+      await connection?.ended;
     },
   };
 }

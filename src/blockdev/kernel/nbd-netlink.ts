@@ -23,7 +23,7 @@ const Attribute = {
 const SOCKET_ITEM = 1;
 const SOCKET_DESCRIPTOR = 1;
 
-const [EPERM, ENODEV, EINVAL, ENOSPC, EBUSY, EACCES, ENOENT] = [1, 19, 22, 28, 16, 13, 2] as const;
+const [EPERM, ENODEV, EINVAL, EBUSY, EACCES, ENOENT] = [1, 19, 22, 16, 13, 2] as const;
 
 export interface NbdConnect {
   /** Undefined: the first free one. */
@@ -151,11 +151,6 @@ function refusal(action: string, errno: number): KernelError {
         `Cannot ${action}: there is no such device, or it is not attached`,
         { errno },
       );
-    case ENOSPC:
-      return new KernelError("busy", `Cannot ${action}: its old connections are still alive`, {
-        errno,
-        retryable: true,
-      });
     default:
       return new KernelError("refused", `Cannot ${action}: the kernel answered errno ${errno}`, { errno });
   }

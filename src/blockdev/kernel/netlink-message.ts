@@ -106,7 +106,7 @@ export function parseMessages(bytes: Uint8Array): readonly NetlinkMessage[] | un
     if (lengthBytes < NETLINK_HEADER_BYTES + 4 || at + lengthBytes > bytes.length) return undefined;
     const body = bytes.subarray(at + NETLINK_HEADER_BYTES, at + lengthBytes);
     if (type === NLMSG_ERROR) {
-      const errno = -view.getInt32(at + NETLINK_HEADER_BYTES, true);
+      const errno = Math.abs(view.getInt32(at + NETLINK_HEADER_BYTES, true));
       messages.push({ type, sequence, errno, attributes: new Map() });
     } else {
       const attributes = parseAttributes(body.subarray(GENERIC_HEADER_BYTES));
