@@ -1,0 +1,143 @@
+/**
+ * Sets of blocks as bitmaps, and counts of pointers into INode blocks: by kind, volume and epoch, then by chunks of
+ * 4,096 indexes, so that a terabyte of 512 KiB blocks costs 256 KiB and empty stretches cost nothing.
+ */
+import { asEpoch, asVolumeId, type BlockKind, type BlockRef } from "../../base";
+
+const CHUNK_BITS = 4096;
+const CHUNK_WORDS = CHUNK_BITS / 32;
+/** What a chunk costs with its place in the maps. */
+const CHUNK_BYTES = CHUNK_WORDS * 4 + 128;
+
+/** One log: the blocks of one kind, volume and epoch. */
+export interface LogKey {
+  readonly kind: BlockKind;
+  readonly volumeId: number;
+  readonly epoch: number;
+}
+
+type Chunks = Map<number, Uint32Array>;
+
+interface Log {
+  readonly key: LogKey;
+  readonly chunks: Chunks;
+}
+
+export class BlockSet {
+  private readonly logs = new Map<string, Log>();
+  private chunkCount = 0;
+
+  get memoryBytes(): number {
+    return this.chunkCount * CHUNK_BYTES + this.logs.size * 256;
+  }
+
+  copy(): BlockSet {
+    const copy = new BlockSet();
+    for (const [name, { key, chunks }] of this.logs)
+      copy.logs.set(name, {
+        key,
+        chunks: new Map([...chunks].map(([index, words]) => [index, words.slice()])),
+      });
+    copy.chunkCount = this.chunkCount;
+    return copy;
+  }
+
+  add(ref: BlockRef): void {
+    const chunk = this.chunk(ref);
+    chunk[(ref.index % CHUNK_BITS) >>> 5]! |= 1 << (ref.index & 31);
+  }
+
+  delete(ref: BlockRef): void {
+    const chunk = this.logs.get(logName(ref))?.chunks.get(Math.floor(ref.index / CHUNK_BITS));
+    if (chunk !== undefined) chunk[(ref.index % CHUNK_BITS) >>> 5]! &= ~(1 << (ref.index & 31));
+  }
+
+  has(ref: BlockRef): boolean {
+    const chunk = this.logs.get(logName(ref))?.chunks.get(Math.floor(ref.index / CHUNK_BITS));
+    return (
+      chunk !== undefined &&
+      ((chunk[(ref.index % CHUNK_BITS) >>> 5] as number) & (1 << (ref.index & 31))) !== 0
+    );
+  }
+
+  /** The logs of which there may be blocks. */
+  keys(): LogKey[] {
+    return [...this.logs.values()].map((log) => log.key);
+  }
+
+  /** Calls `visit` for every block of a log that is in none of `others`, below `endIndex`, in chunks' order. */
+  forEachMissing(
+    key: LogKey,
+    others: readonly BlockSet[],
+    endIndex: number,
+    visit: (ref: BlockRef) => void,
+  ): void {
+    const name = logName(key);
+    const own = this.logs.get(name);
+    if (own === undefined) return;
+    const theirs = others.flatMap((other) => other.logs.get(name)?.chunks ?? []);
+    const [volumeId, epoch] = [asVolumeId(key.volumeId), asEpoch(key.epoch)];
+    for (const [chunkIndex, words] of own.chunks)
+      for (let word = 0; word < CHUNK_WORDS; word++) {
+        let left = words[word] as number;
+        for (const chunks of theirs) {
+          if (left === 0) break;
+          left &= ~(chunks.get(chunkIndex)?.[word] ?? 0);
+        }
+        for (; left !== 0; left &= left - 1) {
+          const index = chunkIndex * CHUNK_BITS + word * 32 + (31 - Math.clz32(left & -left));
+          if (index < endIndex) visit({ kind: key.kind, volumeId, epoch, index });
+        }
+      }
+  }
+
+  private chunk(ref: BlockRef): Uint32Array {
+    const name = logName(ref);
+    let log = this.logs.get(name);
+    if (log === undefined) {
+      log = { key: { kind: ref.kind, volumeId: ref.volumeId, epoch: ref.epoch }, chunks: new Map() };
+      this.logs.set(name, log);
+    }
+    const chunkIndex = Math.floor(ref.index / CHUNK_BITS);
+    let chunk = log.chunks.get(chunkIndex);
+    if (chunk === undefined) {
+      chunk = new Uint32Array(CHUNK_WORDS);
+      log.chunks.set(chunkIndex, chunk);
+      this.chunkCount++;
+    }
+    return chunk;
+  }
+}
+
+function logName({ kind, volumeId, epoch }: LogKey): string {
+  return `${kind} ${volumeId} ${epoch}`;
+}
+
+/** How many pointers lead into each INode block; a block is in `present` while its count is above 0. */
+export class PointerCounts {
+  constructor(
+    private readonly present: BlockSet,
+    private readonly counts = new Map<string, number>(),
+  ) {}
+
+  /** The same counts, kept from now on beside a copy of the set. */
+  copy(present: BlockSet): PointerCounts {
+    return new PointerCounts(present, new Map(this.counts));
+  }
+
+  get memoryBytes(): number {
+    return this.counts.size * 96;
+  }
+
+  change(ref: BlockRef, by: 1 | -1): void {
+    const name = `${ref.volumeId} ${ref.epoch} ${ref.index}`;
+    const count = (this.counts.get(name) ?? 0) + by;
+    if (count === 0) {
+      this.counts.delete(name);
+      this.present.delete(ref);
+      return;
+    }
+    this.counts.set(name, count);
+    if (count === 1 && by === 1) this.present.add(ref);
+  }
+}

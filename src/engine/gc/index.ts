@@ -1,0 +1,1 @@
+export { type CollectorOptions, type CollectorStatus, GarbageCollector } from "./collector";
