@@ -60,6 +60,7 @@ class Schedule {
   readonly #fenceAcked = new Map<number, number>();
   readonly #fenceAsked = new Map<number, number>();
   readonly #sizeBytes: number;
+  readonly #unitBytes: number;
   readonly #report: ScheduleReport;
   #store!: SegmentStore;
   #life = 0;
@@ -70,8 +71,10 @@ class Schedule {
 
   constructor(private readonly seed: number) {
     this.#random = new SeededRandom(seed);
+    this.#unitBytes = seed % 5 === 0 ? 4096 : 512;
     this.#disk = new SimulatedDisk({
       random: this.#random,
+      unitBytes: this.#unitBytes,
       clock: this.#loop,
       isMappable: seed % 2 === 0,
       syncMs: () => this.#random.below(4),
@@ -292,7 +295,7 @@ class Schedule {
     const store = this.#store;
     this.#incarnation ??= store.incarnation;
     if (store.incarnation !== this.#incarnation) throw new Error("the incarnation changed");
-    const unitBytes = 512;
+    const unitBytes = this.#unitBytes;
     let usedBytes = 0;
     let held = 0;
     for (const [key, modelled] of this.#blocks) {
@@ -379,11 +382,14 @@ class Schedule {
   }
 }
 
-/** A block of any payload length, INode or data, in memory of its own size. */
+const sealing = heapBuffer(blockBufferBytes(8 * PAGE_BYTES));
+
+/** An INode block of any payload length, in memory of its own size. */
 function tinyBlock(ref: BlockRef, payloadBytes: number): SealedBlock {
-  const pages = Math.ceil(payloadBytes / PAGE_BYTES);
-  const buffer = heapBuffer(blockBufferBytes(pages * PAGE_BYTES));
   const inode = { ...ref, kind: BlockKind.inode };
-  fillPage(buffer.bytes.subarray(BLOCK_HEADROOM_BYTES, BLOCK_HEADROOM_BYTES + payloadBytes), ref, 0, 0);
-  return sealInodeBlock(buffer, payloadBytes, sealer, inode);
+  fillPage(sealing.bytes.subarray(BLOCK_HEADROOM_BYTES, BLOCK_HEADROOM_BYTES + payloadBytes), ref, 0, 0);
+  const sealed = sealInodeBlock(sealing, payloadBytes, sealer, inode);
+  const buffer = heapBuffer(sealed.lengthBytes);
+  buffer.bytes.set(sealing.bytes.subarray(sealed.offset, sealed.offset + sealed.lengthBytes));
+  return { ...sealed, buffer, offset: 0 };
 }

@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { runSchedule, type ScheduleReport } from "./crash-model";
 
-const seedCount = Number(process.env.STORE_SEEDS ?? 300);
+const seedCount = Number(process.env.STORE_SEEDS ?? 150);
 const onlySeed = process.env.STORE_SEED;
 
 test("SegmentStore keeps every acknowledged put, delete and fence over any crash, and serves nothing torn", async () => {
