@@ -25,7 +25,6 @@ export class FrontEndPart {
   readonly server: NbdServer;
 
   private constructor(options: FrontEndPartOptions) {
-    this.#options = options;
     const { log } = options;
     this.directory = new VolumeDirectory({
       opener: options.client,

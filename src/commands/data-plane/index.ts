@@ -1,3 +1,10 @@
+export {
+  LATENCY_BOUNDS_MS,
+  LatencyHistogram,
+  type LatencyFamily,
+  type LatencySnapshot,
+  measureLoopLag,
+} from "./latency";
 export { type CommandDevice, DataPlane, type DataPlaneOptions } from "./data-plane";
 export { RegistryServer, VOLUME_LEASE_TIMES } from "./registry-rpc";
 export { holderName, parseExportName } from "./volume-directory";

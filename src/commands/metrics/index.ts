@@ -1,0 +1,2 @@
+export { type ClusterInput, clusterFigures, MetricsExporter } from "./exporter";
+export { type ClientHttpServer, startClientHttp } from "./http-server";
