@@ -10,19 +10,22 @@ import type { Socket, TCPSocketListener, TCPSocketListenOptions } from "bun";
 import { formatStreamAddress, parseStreamAddress, type StreamAddress } from "../../base/io";
 import { TlsError } from "./errors";
 import type { TlsIdentity } from "./identity";
-import { openPipe, type PipeEnd } from "./pipe";
+import { openForward, openPipe, type PipeEnd } from "./pipe";
 
 const HANDSHAKE_MS_MAX = 5_000;
 const HANDSHAKES_MAX = 256;
 const CONNECTIONS_MAX = 4096;
 
-export interface TlsClient {
+/** Of the client's certificate: who it is, for access lists. */
+export interface TlsSubject {
+  readonly commonName: string;
+  readonly organization: string;
+}
+
+export interface TlsClient extends TlsSubject {
   /** For the loop to adopt (`SocketNetwork.adopt`); it belongs to the receiver. */
   readonly socket: number;
   readonly remote: StreamAddress;
-  /** Common name and organization of the client's certificate: who it is, for access lists. */
-  readonly commonName: string;
-  readonly organization: string;
 }
 
 export interface TlsGateOptions {
@@ -30,6 +33,11 @@ export interface TlsGateOptions {
   readonly address: StreamAddress;
   readonly identity: TlsIdentity;
   readonly onClient: (client: TlsClient) => void;
+  /**
+   * Where a client's bytes go instead: the unix socket of a server in this process that serves clients of this
+   * kind. `onClient` is not called then.
+   */
+  readonly routeTo?: (subject: TlsSubject) => string;
   /** A client was turned away; for a log that folds repetitions. */
   readonly onRefused: (remote: StreamAddress, reason: string) => void;
 }
@@ -152,6 +160,10 @@ export class TlsGate {
     if (subject === undefined) return this.#refuse(socket, "it has no certificate");
     this.#leaveHandshake(accepted, "open");
     this.#connections++;
+    if (this.options.routeTo !== undefined) {
+      accepted.end = openForward(socket, this.options.routeTo(subject));
+      return;
+    }
     const pipe = openPipe(socket);
     accepted.end = pipe.tlsEnd;
     this.options.onClient({ socket: pipe.loopSocket, remote: accepted.remote, ...subject });
@@ -183,7 +195,7 @@ export class TlsGate {
   }
 }
 
-function subjectOf(socket: TlsSocket): { commonName: string; organization: string } | undefined {
+function subjectOf(socket: TlsSocket): TlsSubject | undefined {
   const certificate = socket.getPeerCertificate() as
     | { subject?: { CN?: string; O?: string } }
     | null

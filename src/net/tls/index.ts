@@ -1,5 +1,5 @@
 export { TlsDialer } from "./dialer";
 export { TlsError } from "./errors";
-export { TlsGate } from "./gate";
-export { loadTlsIdentity, type TlsFiles } from "./identity";
+export { type TlsClient, TlsGate, type TlsSubject } from "./gate";
+export { loadTlsIdentity, type TlsFiles, type TlsIdentity } from "./identity";
 export { TlsNetwork } from "./network";

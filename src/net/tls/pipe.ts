@@ -71,31 +71,50 @@ export class PipeEnd {
 }
 
 /**
- * Makes the way from a TLS socket to the event loop. Returns the TLS socket's end, to be fed by its handlers, and
- * the descriptor for the loop to adopt, which then belongs to the loop.
+ * Carries a TLS socket's bytes to a server that listens on a unix socket of this process. Returns the TLS socket's
+ * end, to be fed by its handlers.
  */
-export function openPipe(tlsSocket: PipeSocket): { readonly tlsEnd: PipeEnd; readonly loopSocket: number } {
-  const pair = new Int32Array(2);
-  const type = C.SOCK_STREAM | C.SOCK_NONBLOCK | C.SOCK_CLOEXEC;
-  must("make a socket pair", libc.socketpair(C.AF_UNIX, type, pair));
-  const [mine, loopSocket] = pair as unknown as [number, number];
+export function openForward(tlsSocket: PipeSocket, path: string): PipeEnd {
+  const { tlsEnd, plainEnd } = pair(tlsSocket);
+  Bun.connect({ unix: path, socket: handlersOf(plainEnd) }).catch(() => {
+    // The server is stopping: the client sees its connection end.
+    plainEnd.close();
+  });
+  return tlsEnd;
+}
+
+function pair(tlsSocket: PipeSocket): { readonly tlsEnd: PipeEnd; readonly plainEnd: PipeEnd } {
   const tlsEnd = new PipeEnd();
   const plainEnd = new PipeEnd();
   tlsEnd.other = plainEnd;
   plainEnd.other = tlsEnd;
   tlsEnd.attach(tlsSocket);
-  // The runtime takes a connected descriptor, which its types do not say.
-  const options = {
-    fd: mine,
-    socket: {
-      open: (socket: PipeSocket) => plainEnd.attach(socket),
-      data: (_socket: PipeSocket, data: Uint8Array) => plainEnd.receive(data),
-      drain: () => plainEnd.drain(),
-      end: () => plainEnd.close(),
-      close: () => plainEnd.close(),
-      error: () => plainEnd.close(),
-    },
+  return { tlsEnd, plainEnd };
+}
+
+function handlersOf(end: PipeEnd) {
+  return {
+    open: (socket: PipeSocket) => end.attach(socket),
+    data: (_socket: PipeSocket, data: Uint8Array) => end.receive(data),
+    drain: () => end.drain(),
+    end: () => end.close(),
+    close: () => end.close(),
+    error: () => end.close(),
   };
+}
+
+/**
+ * Makes the way from a TLS socket to the event loop. Returns the TLS socket's end, to be fed by its handlers, and
+ * the descriptor for the loop to adopt, which then belongs to the loop.
+ */
+export function openPipe(tlsSocket: PipeSocket): { readonly tlsEnd: PipeEnd; readonly loopSocket: number } {
+  const sockets = new Int32Array(2);
+  const type = C.SOCK_STREAM | C.SOCK_NONBLOCK | C.SOCK_CLOEXEC;
+  must("make a socket pair", libc.socketpair(C.AF_UNIX, type, sockets));
+  const [mine, loopSocket] = sockets as unknown as [number, number];
+  const { tlsEnd, plainEnd } = pair(tlsSocket);
+  // The runtime takes a connected descriptor, which its types do not say.
+  const options = { fd: mine, socket: handlersOf(plainEnd) };
   Bun.connect(options as unknown as Parameters<typeof Bun.connect>[0]).catch(() => {
     libc.close(mine);
     plainEnd.close();
