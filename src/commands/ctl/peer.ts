@@ -52,7 +52,13 @@ export const peerColumns: readonly Column<PeerRow>[] = [
   },
   { name: "member", title: "MEMBER", value: (row) => row.member },
   { name: "zone", title: "ZONE", value: (row) => row.zone },
-  { name: "weight", title: "WEIGHT", align: "right", value: (row) => row.weight },
+  {
+    name: "weight",
+    title: "WEIGHT",
+    align: "right",
+    value: (row) => row.weight,
+    text: (row) => String(Math.round(row.weight * 100) / 100),
+  },
   {
     name: "updatedMs",
     title: "UPDATED",
