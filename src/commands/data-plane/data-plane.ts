@@ -16,6 +16,7 @@ import { RegistryServer } from "./registry-rpc";
 import { holderName, parseExportName } from "./volume-directory";
 import type {
   DataPlaneStatus,
+  DeviceDifference,
   DataWorkerEvents,
   DataWorkerMethods,
   FrontEndConfig,
@@ -53,6 +54,9 @@ export interface ClientSettings {
   readonly peerId?: PeerId;
 }
 
+/** Differences asked for at once. */
+const DIFFERENCES_AT_ONCE = 1024;
+
 /** A volume or snapshot in this process's hands. Pieces are at most 1 MiB; several may be under way. */
 export interface CommandDevice {
   readonly sizeBytes: number;
@@ -62,6 +66,11 @@ export interface CommandDevice {
   flush(): Promise<void>;
   /** From the start of the range, merged, at most `countMax`. */
   extents(offsetBytes: number, lengthBytes: number, countMax: number): Promise<readonly DeviceExtent[]>;
+  /**
+   * Of snapshots: the ranges in which this one differs from `base` (from nothing when undefined), in order. Ranges
+   * that cleaning moved count as different.
+   */
+  differences(base: CommandDevice | undefined): AsyncGenerator<DeviceDifference, void, undefined>;
   resize(sizeBytes: number, shrink: boolean): Promise<void>;
   /** Detaches cleanly, or throws. */
   close(): Promise<void>;
@@ -72,8 +81,10 @@ type Worker = LoopWorker<MainMethods, DataWorkerMethods, MainEvents, DataWorkerE
 export class DataPlane {
   #registry: RegistryServer | undefined;
   #metadata: Metadata | undefined;
+  readonly #handles = new WeakMap<CommandDevice, number>();
 
-  private constructor(readonly _options: DataPlaneOptions,
+  private constructor(
+    readonly _options: DataPlaneOptions,
     private readonly syncThread: SyncThread,
   ) {}
 
@@ -148,7 +159,7 @@ export class DataPlane {
     const { endpoint } = this.#worker;
     const { handle, sizeBytes } = await endpoint.call("openDevice", request, FRONT_END_TIMEOUT_MS);
     const piece = DEVICE_CALL_TIMEOUT_MS;
-    return {
+    const device: CommandDevice = {
       sizeBytes,
       read: (offsetBytes, lengthBytes) =>
         endpoint.call("readDevice", { handle, offsetBytes, lengthBytes }, piece),
@@ -158,10 +169,35 @@ export class DataPlane {
       flush: () => endpoint.call("flushDevice", handle, piece),
       extents: (offsetBytes, lengthBytes, countMax) =>
         endpoint.call("deviceExtents", { handle, offsetBytes, lengthBytes, countMax }, piece),
+      differences: (base) => this.#differences(handle, base),
       resize: (newSizeBytes, shrink) =>
         endpoint.call("resizeDevice", { handle, sizeBytes: newSizeBytes, shrink }, FRONT_END_TIMEOUT_MS),
       close: () => endpoint.call("closeDevice", handle, FRONT_END_TIMEOUT_MS),
     };
+    this.#handles.set(device, handle);
+    return device;
+  }
+
+  async *#differences(
+    handle: number,
+    base: CommandDevice | undefined,
+  ): AsyncGenerator<DeviceDifference, void, undefined> {
+    const { endpoint } = this.#worker;
+    const before = base === undefined ? undefined : this.#handles.get(base);
+    const { diff } = await endpoint.call("startDiff", { handle, base: before }, DEVICE_CALL_TIMEOUT_MS);
+    try {
+      for (;;) {
+        const found = await endpoint.call(
+          "nextDiff",
+          { diff, countMax: DIFFERENCES_AT_ONCE },
+          DEVICE_CALL_TIMEOUT_MS,
+        );
+        if (found.length === 0) return;
+        yield* found;
+      }
+    } finally {
+      await endpoint.call("endDiff", diff, DEVICE_CALL_TIMEOUT_MS);
+    }
   }
 
   status(): Promise<DataPlaneStatus> {

@@ -6,16 +6,19 @@
 import { TorusError } from "../../base";
 import { nativeBuffer, BufferPool } from "../../base/io";
 import { type DeviceExtent, DeviceStatus, type Done } from "../../blockdev";
-import { Volume } from "../../engine/volume";
+import { PAGE_BYTES } from "../../engine/block";
+import { SnapshotVolume, Volume } from "../../engine/volume";
 import type { ClientPart } from "./client-part";
 import type { OpenDevice } from "./volume-directory";
-import type { DeviceMethods, OpenDeviceRequest } from "./worker-api";
+import type { DeviceDifference, DeviceMethods, OpenDeviceRequest } from "./worker-api";
 
 /** The largest piece one call reads or writes. */
 export const PIECE_BYTES_MAX = 1024 * 1024;
 /** Pieces under way at once; more wait. */
 const PIECES_MAX = 16;
 const DEVICES_MAX = 64;
+const DIFFS_MAX = 64;
+const DIFFERENCES_MAX = 4096;
 
 const STATUS_TEXT: Readonly<Record<DeviceStatus, string>> = {
   [DeviceStatus.ok]: "done",
@@ -31,6 +34,7 @@ export class DevicePart implements DeviceMethods {
   readonly #client: ClientPart;
   readonly #devices = new Map<number, OpenDevice>();
   readonly #pool = new BufferPool(PIECE_BYTES_MAX, PIECES_MAX, nativeBuffer);
+  readonly #diffs = new Map<number, Diff>();
   #next = 1;
 
   constructor(client: ClientPart) {
@@ -111,6 +115,43 @@ export class DevicePart implements DeviceMethods {
     });
   }
 
+  async startDiff(argument: {
+    handle: number;
+    base: number | undefined;
+  }): Promise<{ readonly diff: number }> {
+    const { handle, base } = argument;
+    if (this.#diffs.size >= DIFFS_MAX)
+      throw new TorusError("too-many-devices", `Cannot compare more than ${DIFFS_MAX} snapshots at once`);
+    const { device } = this.#open(handle);
+    const before = base === undefined ? undefined : this.#open(base).device;
+    if (!(device instanceof SnapshotVolume) || (before !== undefined && !(before instanceof SnapshotVolume)))
+      throw new TorusError("bad-request", `Cannot compare "${device.name}": only snapshots are compared`);
+    const diff = this.#next++;
+    this.#diffs.set(diff, { pages: device.differences(before), sizeBytes: device.sizeBytes });
+    return { diff };
+  }
+
+  async nextDiff(argument: { diff: number; countMax: number }): Promise<readonly DeviceDifference[]> {
+    const { diff } = argument;
+    const open = this.#diffs.get(diff);
+    if (open === undefined)
+      throw new TorusError("not-open", `Cannot go on with comparison ${diff}: it is not open`);
+    const found: DeviceDifference[] = [];
+    while (found.length < Math.min(argument.countMax, DIFFERENCES_MAX)) {
+      const next = await open.pages.next();
+      if (next.done === true) break;
+      const offsetBytes = next.value.firstPage * PAGE_BYTES;
+      const lengthBytes = Math.min(next.value.pageCount * PAGE_BYTES, open.sizeBytes - offsetBytes);
+      found.push({ offsetBytes, lengthBytes, hole: next.value.isHole });
+    }
+    if (found.length === 0) this.#diffs.delete(diff);
+    return found;
+  }
+
+  async endDiff(diff: number): Promise<void> {
+    this.#diffs.delete(diff);
+  }
+
   async resizeDevice(argument: { handle: number; sizeBytes: number; shrink: boolean }): Promise<void> {
     const { device } = this.#open(argument.handle);
     if (!(device instanceof Volume))
@@ -151,6 +192,11 @@ export class DevicePart implements DeviceMethods {
       this.#pool.release(buffer);
     }
   }
+}
+
+interface Diff {
+  readonly pages: ReturnType<SnapshotVolume["differences"]>;
+  readonly sizeBytes: number;
 }
 
 function failure(action: string, status: DeviceStatus): TorusError {

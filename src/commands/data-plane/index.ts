@@ -12,6 +12,7 @@ export type {
   DataPlaneStatus,
   DataWorkerEvents,
   DataWorkerMethods,
+  DeviceDifference,
   FrontEndConfig,
   MainEvents,
   MainMethods,

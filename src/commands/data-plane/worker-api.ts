@@ -95,6 +95,14 @@ export interface OpenDeviceRequest {
   readonly restoreSnapshot?: string;
 }
 
+/** A range that one snapshot holds otherwise than another, in whole pages but for the end of the volume. */
+export interface DeviceDifference {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+  /** Nothing is there any more. */
+  readonly hole: boolean;
+}
+
 /** Volumes opened for a command, by handle. */
 export interface DeviceMethods {
   openDevice(request: OpenDeviceRequest): Promise<{ readonly handle: number; readonly sizeBytes: number }>;
@@ -108,6 +116,11 @@ export interface DeviceMethods {
     lengthBytes: number;
     countMax: number;
   }): Promise<readonly DeviceExtent[]>;
+  /** Starts listing what a snapshot holds otherwise than `base`, another open one; all of it when undefined. */
+  startDiff(argument: { handle: number; base: number | undefined }): Promise<{ readonly diff: number }>;
+  /** The next differences, in order; none: that was all, and the listing has ended. */
+  nextDiff(argument: { diff: number; countMax: number }): Promise<readonly DeviceDifference[]>;
+  endDiff(diff: number): Promise<void>;
   resizeDevice(argument: { handle: number; sizeBytes: number; shrink: boolean }): Promise<void>;
   /** Detaches cleanly, or throws. */
   closeDevice(handle: number): Promise<void>;

@@ -7,7 +7,7 @@ export { PeerNodeReader } from "./node-reader";
 export { openVolume } from "./open";
 export { VOLUME_DEFAULTS, type VolumeOptions, type WriteLevel } from "./options";
 export { planAdoption } from "./recovery";
-export { openSnapshotVolume } from "./snapshot-volume";
+export { openSnapshotVolume, SnapshotVolume } from "./snapshot-volume";
 export { newVolumeStatistics, type VolumeStatistics } from "./statistics";
 export { Volume, type VolumeHealth } from "./volume";
 export { VolumeStatus } from "./volume-status";

@@ -6,7 +6,7 @@
 import type { NativeBuffer } from "../../base";
 import { PAGE_BYTES } from "../block";
 import { PeerHealth } from "../distributor";
-import { createPageMap, openPageMap, type PageMap } from "../inode";
+import { createPageMap, diffRoots, openPageMap, type PageDifference, type PageMap } from "../inode";
 import { type SnapshotSession, StorageStatus } from "../ports";
 import { BlockReader } from "./block-reader";
 import { ClusterFollower } from "./cluster-follower";
@@ -181,6 +181,22 @@ export class SnapshotVolume {
       if (status !== StorageStatus.ok || expired || !this.#open) done(VolumeStatus.ioError, []);
       else done(VolumeStatus.ok, extents);
     }).run();
+  }
+
+  /**
+   * Pages that lie elsewhere than in `base`, in order, clipped to this snapshot's size; without a base, all that has
+   * data. Rejects with InodeError; both snapshots must stay open meanwhile.
+   */
+  async *differences(base: SnapshotVolume | undefined): AsyncGenerator<PageDifference, void, undefined> {
+    const { session, ports, reader } = this.#parts;
+    const nodes = new PeerNodeReader(reader, ports.allocate);
+    const endPage = Math.ceil(this.sizeBytes / PAGE_BYTES);
+    const root = base === undefined ? null : base.#parts.session.snapshot.root;
+    for await (const difference of diffRoots(session.snapshot.root, root, nodes)) {
+      const { firstPage, pageCount } = difference;
+      if (firstPage >= endPage) return;
+      yield { ...difference, pageCount: Math.min(pageCount, endPage - firstPage) };
+    }
   }
 
   /** A snapshot never changes. */

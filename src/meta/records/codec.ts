@@ -18,6 +18,8 @@ import { VOLUME_SIZE_BYTES_MAX } from "./names";
 
 /** Members of one ring or log set. */
 export const MEMBERS_MAX = 1_024;
+/** Length of a snapshot's origin in UTF-16 units. */
+export const SNAPSHOT_ORIGIN_LENGTH_MAX = 512;
 /** Clones of clones of clones: how deep. */
 export const ANCESTORS_MAX = 1_024;
 const RING_TYPES: readonly RingType[] = ["empty", "single", "mod", "ketama", "union", "rendezvous", "table"];
@@ -54,6 +56,8 @@ export interface StoredRequest {
   readonly request: VolumeRequest;
   /** The snapshot is to be bound to this lease of the requester's. */
   readonly lease?: string;
+  /** The snapshot is a copy; only the writer of this epoch, who made it so, may take it. */
+  readonly copy?: { readonly origin: string; readonly epoch: number };
   /** Set when the writer could not meet it. */
   readonly failure?: string;
 }
@@ -180,6 +184,14 @@ export function decodeSnapshot(entry: KeyValue): StoredSnapshot {
     sizeBytes: fields.integer("sizeBytes", 1, VOLUME_SIZE_BYTES_MAX),
     createdMs: fields.number("createdMs", 0),
     requestId: fields.string("requestId", 64),
+    ...(fields.has("origin") && { origin: fields.string("origin", SNAPSHOT_ORIGIN_LENGTH_MAX) }),
+  };
+}
+
+function decodeCopy(fields: Fields): NonNullable<StoredRequest["copy"]> {
+  return {
+    origin: fields.string("origin", SNAPSHOT_ORIGIN_LENGTH_MAX),
+    epoch: fields.integer("epoch", 1),
   };
 }
 
@@ -196,6 +208,7 @@ export function decodeRequest(entry: KeyValue): StoredRequest {
         ? { kind, requestId, name: request.string("name") }
         : { kind, requestId, sizeBytes: request.integer("sizeBytes", 1, VOLUME_SIZE_BYTES_MAX) },
     ...(fields.has("lease") && { lease: fields.string("lease", 64) }),
+    ...(fields.has("copy") && { copy: decodeCopy(fields.object("copy")) }),
     ...(fields.has("failure") && { failure: fields.string("failure") }),
   };
 }

@@ -28,13 +28,18 @@ export interface SnapshotCreateOptions {
   readonly signal?: AbortSignal;
   /** Makes it temporary: it vanishes with this lease of the caller's. */
   readonly lease?: LeaseId;
+  /**
+   * It is a copy of the snapshot with fingerprint `origin`, made so by the writer of `epoch`: refused with
+   * "request-failed" when another writer, or none, has the volume.
+   */
+  readonly copy?: { readonly origin: string; readonly epoch: number };
 }
 
 const REQUEST_TIMEOUT_MS = 30_000;
 
 export function publicSnapshot(stored: StoredSnapshot): SnapshotRecord {
-  const { volumeId, name, root, sizeBytes, createdMs } = stored;
-  return { volumeId, name, root, sizeBytes, createdMs };
+  const { volumeId, name, root, sizeBytes, createdMs, origin } = stored;
+  return { volumeId, name, root, sizeBytes, createdMs, ...(origin !== undefined && { origin }) };
 }
 
 export class SnapshotAdmin {
@@ -74,10 +79,16 @@ export class SnapshotAdmin {
         const request = {
           request: { kind: "snapshot", requestId, name: snapshotName },
           ...(options.lease !== undefined && { lease: options.lease }),
+          ...(options.copy !== undefined && { copy: options.copy }),
         } as const;
         await requestOfWriter(this.#context, look, request, timeoutMs, options.signal);
         return again;
       }
+      if (options.copy !== undefined)
+        throw new MetaError(
+          "request-failed",
+          `Cannot make snapshot "${volumeName}@${snapshotName}": the writer that filled the volume is gone`,
+        );
       if (hasTail(look.head)) throw tailError("snapshot", look);
       return this.#createDetached(look, snapshotName, requestId, options.lease);
     });

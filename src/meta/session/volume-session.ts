@@ -142,10 +142,17 @@ export class MetaVolumeSession implements VolumeSession {
     const stored = entry === undefined ? undefined : decodeRequest(entry);
     if (entry === undefined || stored?.request.kind !== "snapshot" || stored.failure !== undefined)
       return this.#wasAnswered(expectedRevision, head, requestId);
+    const { copy } = stored;
+    if (copy !== undefined && copy.epoch !== this.#taken.lock.epoch) {
+      const reason = "it was asked of an earlier writer";
+      await this.rejectRequest(requestId, reason);
+      return { kind: "withdrawn", reason };
+    }
     const snapshot: StoredSnapshot = {
       ...{ volumeId, name: stored.request.name, requestId },
       ...{ root: head.root, sizeBytes: head.sizeBytes },
       createdMs: this.#context.clock.wallMs(),
+      ...(copy !== undefined && { origin: copy.origin }),
     };
     const key = keys.snapshot(volumeId, snapshot.name);
     try {

@@ -351,6 +351,26 @@ describe("SnapshotAdmin", () => {
     );
   });
 
+  test("a copy's snapshot is taken by the writer that made the copy and by nobody else", async () => {
+    await create();
+    const session = await open();
+    const { epoch } = session.grant;
+    session.onRequest(async (request) => {
+      await session.commitSnapshot(session.grant.headRevision, rooted(epoch, 7), request.requestId);
+    });
+    const copy = (ofEpoch: number) => ({ copy: { origin: "there/3/4/5", epoch: ofEpoch } });
+    expect(await world.message(world.snapshots.create("db", "early", copy(epoch - 1)))).toBe(
+      'Cannot change volume "db": it was asked of an earlier writer',
+    );
+    const snapshot = await world.run(world.snapshots.create("db", "s1", copy(epoch)));
+    expect(snapshot.origin).toBe("there/3/4/5");
+    const { snapshots } = await world.run(world.snapshots.list("db"));
+    expect(snapshots.map(({ name, origin }) => [name, origin])).toEqual([["s1", "there/3/4/5"]]);
+    await world.run(session.abandon());
+    expect(await world.code(world.snapshots.create("db", "late", copy(epoch)))).toBe("request-failed");
+    expect((await world.run(world.snapshots.list("db"))).snapshots.length).toBe(1);
+  });
+
   test("a cancelled request is withdrawn and the writer goes on", async () => {
     await create();
     const session = await open();
