@@ -9,14 +9,9 @@ export {
   type WriteZeroesOptions,
 } from "./device";
 export {
-  ATTACH_BLOCK_SIZE_BYTES,
-  ATTACH_CONNECTION_COUNT,
-  ATTACH_DEAD_CONNECTION_TIMEOUT_S,
   type AttachOptions,
   attachToKernel,
   detachFromKernel,
-  fileSystemOn,
-  flushDevice,
   type KernelAttachment,
   KernelError,
   type KernelErrorCode,
@@ -30,7 +25,6 @@ export {
 } from "./kernel";
 export {
   kernelFlags,
-  NBD_LIMITS_DEFAULT,
   type NbdEvent,
   type NbdLimits,
   NbdServer,

@@ -62,8 +62,8 @@ async function randomFile(name: string, sizeBytes: number): Promise<string> {
   const path = join(folder, name);
   const file = Bun.file(path).writer();
   for (let written = 0; written < sizeBytes; written += MIB) {
-    file.write(crypto.getRandomValues(new Uint8Array(65_536)));
-    file.write(new Uint8Array(MIB - 65_536).fill(written / MIB));
+    await file.write(crypto.getRandomValues(new Uint8Array(65_536)));
+    await file.write(new Uint8Array(MIB - 65_536).fill(written / MIB));
   }
   await file.end();
   return path;

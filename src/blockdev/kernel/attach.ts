@@ -48,10 +48,10 @@ export interface KernelAttachment {
   detach(): Promise<void>;
 }
 
-export const ATTACH_BLOCK_SIZE_BYTES = 4096;
-export const ATTACH_CONNECTION_COUNT = 4;
+const ATTACH_BLOCK_SIZE_BYTES = 4096;
+const ATTACH_CONNECTION_COUNT = 4;
 /** Longer than a lease needs to end and a process to start again. */
-export const ATTACH_DEAD_CONNECTION_TIMEOUT_S = 120;
+const ATTACH_DEAD_CONNECTION_TIMEOUT_S = 120;
 const CONNECTION_COUNT_MAX = 16;
 /** How long the kernel may take to see that the old sockets of a device are dead. */
 const TAKE_OVER_MS_MAX = 10_000;

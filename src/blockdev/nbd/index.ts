@@ -1,5 +1,5 @@
 /** The NBD server: see README.md. */
-export { NBD_LIMITS_DEFAULT, type NbdLimits } from "./limits";
+export type { NbdLimits } from "./limits";
 export { type NbdEvent, NbdServer, type NbdServerOptions } from "./server";
 export type { NbdStatistics } from "./statistics";
 export type { TlsState } from "./handshake";

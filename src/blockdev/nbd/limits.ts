@@ -19,7 +19,7 @@ export interface NbdLimits {
   readonly bufferBytesMax: number;
 }
 
-export const NBD_LIMITS_DEFAULT: NbdLimits = {
+const NBD_LIMITS_DEFAULT: NbdLimits = {
   connectionCountMax: 1024,
   handshakeTimeoutMs: 30_000,
   idleTimeoutMs: 0,
