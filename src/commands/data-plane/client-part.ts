@@ -3,7 +3,7 @@
  * snapshot is opened.
  */
 import { type PeerId, TorusError } from "../../base";
-import { type EventLoop, nativeBuffer, type SocketNetwork, systemRandom } from "../../base/io";
+import { type EventLoop, nativeBuffer, type StreamNetwork, systemRandom } from "../../base/io";
 import type { BlockDevice } from "../../blockdev";
 import type { ClusterView, OpenOptions, PeerTransport, StorageService, VolumeRegistry } from "../../engine";
 import { blockBufferBytes } from "../../engine/block";
@@ -30,6 +30,7 @@ import {
   ConnectTransport,
 } from "../../net/connect";
 import { PeerRouter } from "../../net/routing";
+import { TLS_PREFIX } from "../../net/tls";
 import type { LatencyRecorder } from "./latency";
 import type { DeviceOpener, OpenDevice } from "./volume-directory";
 import type { DataWorkerEvents, RegistryConfig } from "./worker-api";
@@ -39,7 +40,8 @@ const BACKGROUND_BUFFER_COUNT = 16;
 
 export interface ClientPartOptions {
   readonly loop: EventLoop;
-  readonly network: SocketNetwork;
+  /** Dials `tls:` addresses too, where this process has a certificate. */
+  readonly network: StreamNetwork;
   readonly registry: VolumeRegistry;
   readonly config: RegistryConfig;
   /** The peer of this very process. */
@@ -74,14 +76,14 @@ export class ClientPart implements DeviceOpener {
     this.adp = new AdpClient({
       ...shared,
       blockBytesMax: blockBufferBytes(config.blockSizeBytes),
-      locate: (peer) => this.#locate(peer, "adp://"),
+      locate: (peer) => this.#locate(peer, "adp"),
       requestTimeoutMs: ADP_REQUEST_TIMEOUT_MS,
       controlTimeoutMs: ADP_CONTROL_TIMEOUT_MS,
       connectTimeoutMs: ADP_CONNECT_TIMEOUT_MS,
     });
     this.#http = new ConnectTransport({
       ...shared,
-      locate: (peer) => this.#locate(peer, "http://"),
+      locate: (peer) => this.#locate(peer, "http"),
       requestTimeoutMs: CONNECT_REQUEST_TIMEOUT_MS,
       controlTimeoutMs: CONNECT_CONTROL_TIMEOUT_MS,
       connectTimeoutMs: CONNECT_CONNECT_TIMEOUT_MS,
@@ -89,7 +91,9 @@ export class ClientPart implements DeviceOpener {
     const remote = new PeerRouter({
       transports: new Map<string, PeerTransport>([
         ["adp", this.adp],
+        ["adps", this.adp],
         ["http", this.#http],
+        ["https", this.#http],
       ]),
       addressOf: (peer) => this.#addressOf(peer),
     });
@@ -160,6 +164,9 @@ export class ClientPart implements DeviceOpener {
 
   #locate(peer: PeerId, scheme: string): string | undefined {
     const address = this.#addressOf(peer);
-    return address?.startsWith(scheme) ? address.slice(scheme.length) : undefined;
+    if (address === undefined) return undefined;
+    const rest = (prefix: string) => (address.startsWith(prefix) ? address.slice(prefix.length) : undefined);
+    const secured = rest(`${scheme}s://`);
+    return secured === undefined ? rest(`${scheme}://`) : `${TLS_PREFIX}${secured}`;
   }
 }

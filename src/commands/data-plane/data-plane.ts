@@ -10,11 +10,13 @@ import type { VolumeRegistry } from "../../engine";
 import type { VolumeOptions } from "../../engine/volume";
 import { PAGE_BYTES } from "../../engine/block";
 import type { UnaryResult } from "../../net/connect";
+import { TlsDialer, type TlsIdentity } from "../../net/tls";
 import type { Metadata } from "../cli";
 import { workerEntry } from "../executable";
 import { RegistryServer } from "./registry-rpc";
 import { holderName, parseExportName } from "./volume-directory";
 import type {
+  AdoptedClient,
   DataPlaneStatus,
   DeviceDifference,
   DataWorkerEvents,
@@ -43,6 +45,8 @@ export interface DataPlaneOptions {
   readonly onLog: (event: DataWorkerEvents["log"]) => void;
   /** The data path can't go on: say so and end the process. */
   readonly onFatal: (error: TorusError) => void;
+  /** With it peers are reached by TLS where their address asks for it. */
+  readonly tls?: TlsIdentity | undefined;
 }
 
 export interface ClientSettings {
@@ -81,12 +85,15 @@ type Worker = LoopWorker<MainMethods, DataWorkerMethods, MainEvents, DataWorkerE
 export class DataPlane {
   #registry: RegistryServer | undefined;
   #metadata: Metadata | undefined;
+  readonly #dialer: TlsDialer | undefined;
   readonly #handles = new WeakMap<CommandDevice, number>();
 
   private constructor(
-    readonly _options: DataPlaneOptions,
+    options: DataPlaneOptions,
     private readonly syncThread: SyncThread,
-  ) {}
+  ) {
+    this.#dialer = options.tls === undefined ? undefined : new TlsDialer(options.tls);
+  }
 
   #worker!: Worker;
 
@@ -120,6 +127,16 @@ export class DataPlane {
   /** One call of the storage service over Connect, answered by the store's thread. */
   storageCall(procedure: string, body: Uint8Array): Promise<UnaryResult> {
     return this.#worker.endpoint.call("storageCall", { procedure, body }, STORAGE_CALL_TIMEOUT_MS);
+  }
+
+  /** Serves a client that came through TLS; the descriptor belongs to the data path from here. */
+  adoptClient(client: AdoptedClient): Promise<void> {
+    return this.#worker.endpoint.call("adoptClient", client);
+  }
+
+  /** New connections to peers are made with this certificate. */
+  renewTls(identity: TlsIdentity): void {
+    this.#dialer?.renew(identity);
   }
 
   renewIncarnation(incarnation: Incarnation): Promise<void> {
@@ -232,6 +249,14 @@ export class DataPlane {
       abandon: (session) => registry().abandon(session),
       collectionView: (argument) => registry().collectionView(argument),
       ringAt: (version) => registry().ringAt(version),
+      dialTls: ({ address, timeoutMs }) => {
+        if (this.#dialer === undefined)
+          throw new TorusError(
+            "not-open",
+            `Cannot reach ${address}: it asks for TLS; give --peer-cert-file, --peer-key-file and --peer-ca-file`,
+          );
+        return this.#dialer.dial(address, timeoutMs);
+      },
       listExports: () => this.#listExports(),
       describeExport: (name) => this.#describeExport(name),
     };

@@ -101,4 +101,15 @@ export class MeasuredSyncer implements Syncer {
       done(result);
     });
   }
+
+  /** Not measured: it is background work that nobody waits for. */
+  write(
+    file: number,
+    address: number,
+    lengthBytes: number,
+    offsetBytes: number,
+    done: (result: number) => void,
+  ): void {
+    this.syncer.write(file, address, lengthBytes, offsetBytes, done);
+  }
 }

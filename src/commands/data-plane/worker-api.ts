@@ -126,12 +126,20 @@ export interface DeviceMethods {
   closeDevice(handle: number): Promise<void>;
 }
 
+/** A client of the store. */
+export interface AdoptedClient {
+  readonly socket: number;
+  readonly remote: string;
+}
+
 /** Offered by the worker. */
 export interface DataWorkerMethods extends DeviceMethods {
   openStorage(config: StorageConfig): Promise<StorageOpened>;
   /** One call of the storage service over Connect; bytes in, bytes out. */
   storageCall(argument: { readonly procedure: string; readonly body: Uint8Array }): Promise<UnaryResult>;
   renewIncarnation(incarnation: Incarnation): Promise<void>;
+  /** A client that came through TLS: the plain end of its connection, which then belongs to the worker. */
+  adoptClient(argument: AdoptedClient): void;
   connectRegistry(config: RegistryConfig): void;
   openFrontEnd(config: FrontEndConfig): Promise<{ readonly addresses: readonly string[] }>;
   status(argument: undefined): Promise<DataPlaneStatus>;
@@ -139,6 +147,8 @@ export interface DataWorkerMethods extends DeviceMethods {
 
 /** Offered by the main thread. */
 export interface MainMethods extends RegistryMethods {
+  /** Connects with TLS; the descriptor of the plain end then belongs to the worker. */
+  dialTls(argument: { readonly address: string; readonly timeoutMs: number }): Promise<number>;
   listExports(argument: undefined): Promise<readonly DeviceDescription[]>;
   describeExport(name: string): Promise<DeviceDescription | undefined>;
 }

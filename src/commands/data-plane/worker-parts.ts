@@ -3,6 +3,7 @@ import type { Incarnation } from "../../base";
 import type { LoopWorkerContext, SyncChannel } from "../../base/io";
 import { TorusError } from "../../base";
 import { StorageStatus } from "../../engine";
+import { TlsNetwork } from "../../net/tls";
 import { ClientPart } from "./client-part";
 import { DevicePart } from "./device-part";
 import { FrontEndPart } from "./front-end-part";
@@ -21,6 +22,8 @@ import type {
 } from "./worker-api";
 
 const CATALOG_TIMEOUT_MS = 15_000;
+/** The dialer keeps its own deadline; this is for the way there and back. */
+const DIAL_SLACK_MS = 1_000;
 
 type Context = LoopWorkerContext<DataWorkerMethods, MainMethods, DataWorkerEvents, MainEvents>;
 
@@ -65,8 +68,15 @@ export class DataWorkerParts {
             reject(new TorusError("store-failed", "Cannot renew the store's incarnation: it does not write"));
         });
       }),
+    adoptClient: ({ socket, remote }) => {
+      const { server } = this.#required(this.#storage, "storage");
+      this.#context.network.adopt(socket, remote, (connection) => server.accept(connection));
+    },
     connectRegistry: (config: RegistryConfig) => {
-      const { loop, network, endpoint } = this.#context;
+      const { loop, endpoint } = this.#context;
+      const network = new TlsNetwork(this.#context.network, (address, timeoutMs) =>
+        endpoint.call("dialTls", { address, timeoutMs }, timeoutMs + DIAL_SLACK_MS),
+      );
       const registry = new RemoteRegistry(endpoint as unknown as RegistryCaller, config.registry);
       this.#client = new ClientPart({
         loop,

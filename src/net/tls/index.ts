@@ -2,4 +2,4 @@ export { TlsDialer } from "./dialer";
 export { TlsError } from "./errors";
 export { type TlsClient, TlsGate, type TlsSubject } from "./gate";
 export { loadTlsIdentity, type TlsFiles, type TlsIdentity } from "./identity";
-export { TlsNetwork } from "./network";
+export { TLS_PREFIX, TlsNetwork } from "./network";

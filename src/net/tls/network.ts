@@ -13,7 +13,8 @@ import type {
 } from "../../base/io";
 import { IoError, libc } from "../../base/io";
 
-const TLS_PREFIX = "tls:";
+/** In front of the `host:port` of a stream address that is to be dialled with TLS. */
+export const TLS_PREFIX = "tls:";
 
 /** Resolves to a descriptor that the caller then owns; rejects by `timeoutMs` at the latest. */
 type Dial = (address: StreamAddress, timeoutMs: number) => Promise<number>;
