@@ -3,7 +3,6 @@ export { paint, renderBar, type Tone } from "./bars";
 export {
   type CellValue,
   type Column,
-  renderCsv,
   renderJson,
   renderList,
   renderRecord,
@@ -11,7 +10,6 @@ export {
   type TableColumn,
 } from "./list";
 export {
-  OutputError,
   type OutputFlags,
   type OutputFormat,
   type OutputStyle,

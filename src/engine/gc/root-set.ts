@@ -57,7 +57,7 @@ export class RootSet {
     return {
       data: (ref, present) => {
         if (present) this.blocks.add(ref);
-        else if (isExact) this.blocks.delete(ref);
+        else this.blocks.delete(ref);
       },
       inode: (ref, change) => {
         if (change === 1 || isExact) this.pointers.change(ref, change);

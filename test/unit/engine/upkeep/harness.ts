@@ -22,7 +22,7 @@ import {
   type SealedBlock,
   sealInodeBlock,
 } from "../../../../src/engine/block";
-import type { Head, NodePointer } from "../../../../src/engine/head";
+import type { Head } from "../../../../src/engine/head";
 import { PeerService } from "../../../../src/engine/peer";
 import {
   type ClusterView,
@@ -368,8 +368,4 @@ export function sealedBlock(ref: BlockRef): SealedBlock {
   builder.addPages(ref.index * 2, 2);
   buffer.bytes.set(text, builder.slotOffset(0));
   return builder.seal(sealer, ref);
-}
-
-export function pointer(volumeId: number, epoch: number, index: number): NodePointer {
-  return { volumeId: asVolumeId(volumeId), epoch: asEpoch(epoch), index, offsetBytes: 0, lengthBytes: 100 };
 }
