@@ -32,7 +32,7 @@ import {
 import { assert } from "../errors";
 import { mapFile } from "./file-mapping";
 import { C, errnoName, libc } from "./libc";
-import type { Syncer } from "./sync-channel";
+import { type Syncer, writeFile } from "./sync-channel";
 
 const EDQUOT = 122;
 const EOPNOTSUPP = 95;
@@ -183,7 +183,7 @@ class DirectoryDisk implements Disk {
 }
 
 /** A file by its descriptor, which stays open while a sync of it is under way. */
-export class FdFile implements DiskFile {
+class FdFile implements DiskFile {
   #pendingSyncs = 0;
   #isClosed = false;
   #mapping: NativeBuffer | undefined;
@@ -205,18 +205,8 @@ export class FdFile implements DiskFile {
   ): DiskStatus {
     assert(source.address !== 0, `${this.name} is written from memory without an address`);
     assert(fileOffsetBytes + lengthBytes <= this.sizeBytes, `${this.name} is written beyond its end`);
-    let done = 0;
-    while (done < lengthBytes) {
-      const count = libc.pwrite(
-        this.fd,
-        source.address + sourceOffsetBytes + done,
-        lengthBytes - done,
-        fileOffsetBytes + done,
-      );
-      if (count > 0) done += count;
-      else if (count !== -C.EINTR) return statusOf(count);
-    }
-    return DiskStatus.ok;
+    const result = writeFile(this.fd, source.address + sourceOffsetBytes, lengthBytes, fileOffsetBytes);
+    return result < 0 ? statusOf(result) : DiskStatus.ok;
   }
 
   read(

@@ -1,3 +1,4 @@
+export { deviceBytes, type DeviceDiskOptions, openDeviceDisk } from "./device-disk";
 export { type DirectoryDiskOptions, openDirectoryDisk } from "./directory-disk";
 export { IoError, type IoErrorCode } from "./errors";
 export {

@@ -1,29 +1,43 @@
 /**
  * fdatasync off the loop. A sync may take a millisecond or a hundred; on the loop's own thread every read would wait
- * for it. So one thread does nothing but sync: it sleeps in a read of an eventfd, takes descriptors from a ring in
- * shared memory, syncs them in order, and wakes the loop by a second eventfd. A round trip costs about 15 us.
+ * for it. So one thread does nothing but sync: it sleeps in a read of an eventfd, takes jobs from a ring in shared
+ * memory, does them in order, and wakes the loop by a second eventfd. A round trip costs about 15 us. A job may be a
+ * write too: to a raw device, which takes as long as a sync; threads of one process share memory, so it is named by
+ * its address.
  *
- *   loop:   ring[head] = fd, head += 1, wake worker          worker: while tail < head: result[tail] = fdatasync
- *   loop:   for each result between done and tail: callback          (ring[tail]), tail += 1, wake loop
+ *   loop:   ring[head] = job, head += 1, wake worker          worker: while tail < head: do ring[tail],
+ *   loop:   for each result between done and tail: callback           result[tail], tail += 1, wake loop
  *
- * The words of the shared memory: 0 head, 1 tail, 2 stop; then the descriptors, then the results.
+ * The words of the shared memory: 0 head, 1 tail, 2 stop; then JOB_WORDS for each job: descriptor, length (0: a
+ * sync), address low and high, offset low and high, result, unused.
  */
 import { assert } from "../errors";
 import type { EventLoop, FdWatch } from "./event-loop";
 import { C, libc, must } from "./libc";
 import { nativeBuffer } from "./memory";
 
-/** Syncs that may be under way at once; a store asks for one per file of a group. */
+/** Jobs that may be under way at once; a store asks for one sync per file of a group. */
 const RING_SLOTS = 4096;
+const JOB_WORDS = 8;
+const RESULT_WORD = 6;
 const HEAD = 0;
 const TAIL = 1;
 const STOP = 2;
-const RING = 4;
-const RESULTS = RING + RING_SLOTS;
+const RING = 8;
+const TWO_32 = 2 ** 32;
 
-/** Makes writes durable; `done` gets 0 or -errno and never runs before `sync` returns. */
+/** Does slow file work elsewhere, in the order asked for; `done` gets 0 or -errno, never before the call returns. */
 export interface Syncer {
+  /** fdatasync. */
   sync(file: number, done: (result: number) => void): void;
+  /** Writes the whole range; the memory must not change, nor go, until `done`. */
+  write(
+    file: number,
+    address: number,
+    lengthBytes: number,
+    offsetBytes: number,
+    done: (result: number) => void,
+  ): void;
 }
 
 /** What the loop's thread and the sync worker share; structured-cloneable, made by the main thread. */
@@ -36,7 +50,7 @@ export interface SyncChannel {
 
 export function createSyncChannel(): SyncChannel {
   return {
-    shared: new SharedArrayBuffer((RESULTS + RING_SLOTS) * 4),
+    shared: new SharedArrayBuffer((RING + RING_SLOTS * JOB_WORDS) * 4),
     requestHandle: must("make an eventfd", libc.eventfd(0, C.EFD_CLOEXEC)),
     replyHandle: must("make an eventfd", libc.eventfd(0, C.EFD_NONBLOCK | C.EFD_CLOEXEC)),
   };
@@ -64,14 +78,39 @@ export function serveSyncs(channel: SyncChannel): void {
     for (;;) {
       const tail = Atomics.load(words, TAIL);
       if (tail === Atomics.load(words, HEAD)) break;
-      const slot = tail & (RING_SLOTS - 1);
-      let result = libc.fdatasync(words[RING + slot] as number);
-      while (result === -C.EINTR) result = libc.fdatasync(words[RING + slot] as number);
-      words[RESULTS + slot] = result;
+      const job = RING + (tail & (RING_SLOTS - 1)) * JOB_WORDS;
+      words[job + RESULT_WORD] = doJob(words, job);
       Atomics.store(words, TAIL, (tail + 1) | 0);
       signal(channel.replyHandle);
     }
   }
+}
+
+function doJob(words: Int32Array, job: number): number {
+  const word = (index: number) => (words[job + index] as number) >>> 0;
+  const file = word(0);
+  const lengthBytes = word(1);
+  return lengthBytes === 0
+    ? syncFile(file)
+    : writeFile(file, word(2) + word(3) * TWO_32, lengthBytes, word(4) + word(5) * TWO_32);
+}
+
+function syncFile(file: number): number {
+  let result = libc.fdatasync(file);
+  while (result === -C.EINTR) result = libc.fdatasync(file);
+  return result;
+}
+
+/** Writes the whole range: 0 or -errno. */
+export function writeFile(file: number, address: number, lengthBytes: number, offsetBytes: number): number {
+  let done = 0;
+  while (done < lengthBytes) {
+    const count = libc.pwrite(file, address + done, lengthBytes - done, offsetBytes + done);
+    if (count > 0) done += count;
+    else if (count === 0) return -C.EIO;
+    else if (count !== -C.EINTR) return count;
+  }
+  return 0;
 }
 
 /** The loop's side of a channel. */
@@ -92,17 +131,45 @@ export class WorkerSyncer implements Syncer {
   }
 
   sync(file: number, done: (result: number) => void): void {
-    const head = Atomics.load(this.#words, HEAD);
-    assert(((head - this.#done) | 0) < RING_SLOTS, "too many syncs are under way");
-    const slot = head & (RING_SLOTS - 1);
-    this.#words[RING + slot] = file;
-    this.#callbacks[slot] = done;
-    Atomics.store(this.#words, HEAD, (head + 1) | 0);
-    signal(this.channel.requestHandle);
+    this.#submit(file, 0, 0, 0, done);
+  }
+
+  write(
+    file: number,
+    address: number,
+    lengthBytes: number,
+    offsetBytes: number,
+    done: (result: number) => void,
+  ): void {
+    assert(lengthBytes > 0 && lengthBytes < TWO_32, `a write of ${lengthBytes} bytes`);
+    this.#submit(file, address, lengthBytes, offsetBytes, done);
   }
 
   close(): void {
     this.#watch.close();
+  }
+
+  #submit(
+    file: number,
+    address: number,
+    lengthBytes: number,
+    offsetBytes: number,
+    done: (result: number) => void,
+  ): void {
+    const words = this.#words;
+    const head = Atomics.load(words, HEAD);
+    assert(((head - this.#done) | 0) < RING_SLOTS, "too many syncs are under way");
+    const slot = head & (RING_SLOTS - 1);
+    const job = RING + slot * JOB_WORDS;
+    words[job] = file;
+    words[job + 1] = lengthBytes;
+    words[job + 2] = (address % TWO_32) | 0;
+    words[job + 3] = Math.floor(address / TWO_32);
+    words[job + 4] = (offsetBytes % TWO_32) | 0;
+    words[job + 5] = Math.floor(offsetBytes / TWO_32);
+    this.#callbacks[slot] = done;
+    Atomics.store(words, HEAD, (head + 1) | 0);
+    signal(this.channel.requestHandle);
   }
 
   #collect(): void {
@@ -113,17 +180,28 @@ export class WorkerSyncer implements Syncer {
       const callback = this.#callbacks[slot];
       this.#callbacks[slot] = undefined;
       this.#done = (this.#done + 1) | 0;
-      callback?.(this.#words[RESULTS + slot] as number);
+      callback?.(this.#words[RING + slot * JOB_WORDS + RESULT_WORD] as number);
     }
   }
 }
 
-/** Syncs on the calling thread, which waits; for tools and tests. `defer` runs a callback soon, but not now. */
+/** The same on the calling thread, which waits; for tools and tests. `defer` runs a callback soon, but not now. */
 export class InlineSyncer implements Syncer {
   constructor(private readonly defer: (callback: () => void) => void) {}
 
   sync(file: number, done: (result: number) => void): void {
-    const result = libc.fdatasync(file);
+    const result = syncFile(file);
+    this.defer(() => done(result));
+  }
+
+  write(
+    file: number,
+    address: number,
+    lengthBytes: number,
+    offsetBytes: number,
+    done: (result: number) => void,
+  ): void {
+    const result = writeFile(file, address, lengthBytes, offsetBytes);
     this.defer(() => done(result));
   }
 }

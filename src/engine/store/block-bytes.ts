@@ -6,6 +6,7 @@ import type { BlockKind, BlockRef, Epoch, NativeBuffer, VolumeId } from "../../b
 
 const TWO_32 = 2 ** 32;
 const REF_OFFSET = 24;
+export const HEADER_LENGTH_OFFSET = 48;
 const HEADER_CRC_OFFSET = 64;
 
 /** A BlockRef that is filled again and again, so that the put path allocates none. */

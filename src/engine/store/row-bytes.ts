@@ -31,10 +31,18 @@ export class RowBytes {
 
   /** Copies a whole block from the disk (never through a mapping); false when it cannot be read. */
   gather(slot: number, destination: NativeBuffer): boolean {
+    return this.gatherRange(slot, 0, this.index.lengthOf(slot), destination);
+  }
+
+  /** Copies bytes [from, to) of a block to the same offsets of `destination`. */
+  gatherRange(slot: number, from: number, to: number, destination: NativeBuffer): boolean {
     let isReadable = true;
     this.#forEachPiece(slot, (segment, at, offset, length) => {
-      if (segment.file.read("data.read", at, destination, offset, length) !== DiskStatus.ok)
-        isReadable = false;
+      const start = Math.max(from, offset);
+      const end = Math.min(to, offset + length);
+      if (start >= end) return;
+      const status = segment.file.read("data.read", at + start - offset, destination, start, end - start);
+      if (status !== DiskStatus.ok) isReadable = false;
     });
     return isReadable;
   }

@@ -35,7 +35,7 @@ import {
   StorageStatus,
   type TailBlock,
 } from "../ports";
-import { headerCrcAt, MutableRef } from "./block-bytes";
+import { HEADER_LENGTH_OFFSET, headerCrcAt, MutableRef } from "./block-bytes";
 import { type BlockIndex, NO_SLOT, PINS_MAX, RowFlag } from "./block-index";
 import { CHECKPOINT_SCRATCH_BYTES, CheckpointRun } from "./checkpoint";
 import { BLOCK_EXTENTS_MAX, METADATA_PAGE_BYTES, segmentFileName, segmentGeometry } from "./layout";
@@ -52,6 +52,10 @@ const LIST_ROWS_MAX = 262_144;
 const ACTIVATIONS_MAX = 4;
 /** Part of the space that only INode blocks may take: without it a full volume could not even record a trim. */
 const INODE_RESERVE_DIVISOR = 64;
+/** Blocks up to this are read whole when they must be copied; of longer ones the header and the slots wanted. */
+const GATHER_WHOLE_BYTES = 64 * 1024;
+/** Enough for the headers of most blocks of the default size. */
+const HEADER_READ_BYTES = 4096;
 /** Between two slices of a checkpoint. */
 const CHECKPOINT_PAUSE_MS = 1;
 
@@ -782,12 +786,26 @@ export class SegmentStore implements BlockStore {
 
   #readGathered(request: ServiceRead, slot: number): void {
     const buffer = this.#lending.takeBuffer(this.#index.lengthOf(slot));
-    if (!this.#rows.gather(slot, buffer)) {
+    if (!this.#gatherFor(request, slot, buffer)) {
       this.#lending.giveBuffer(buffer);
       this.#markSuspect(slot);
       return request.done(StorageStatus.corrupt, undefined, 0, 0, 0);
     }
     this.#answer(request, slot, buffer, 0, buffer);
+  }
+
+  /** Copies what the request needs of a block to its place in `buffer`: the header and the slots. */
+  #gatherFor(request: ServiceRead, slot: number, buffer: NativeBuffer): boolean {
+    const lengthBytes = this.#index.lengthOf(slot);
+    if (lengthBytes <= GATHER_WHOLE_BYTES) return this.#rows.gather(slot, buffer);
+    if (!this.#rows.gatherRange(slot, 0, HEADER_READ_BYTES, buffer)) return false;
+    // Not checked yet: whatever it says, nothing beyond the block is read, and the check follows.
+    const headerBytes = Math.min(buffer.view.getUint32(HEADER_LENGTH_OFFSET, true), lengthBytes);
+    const firstByte = headerBytes + request.firstSlot * PAGE_BYTES;
+    return (
+      this.#rows.gatherRange(slot, HEADER_READ_BYTES, headerBytes, buffer) &&
+      this.#rows.gatherRange(slot, firstByte, firstByte + request.slotCount * PAGE_BYTES, buffer)
+    );
   }
 
   /** The block's bytes lie at source.bytes[at ..]; `gathered` is the pooled buffer they were copied to, if any. */

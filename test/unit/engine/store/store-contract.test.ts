@@ -3,7 +3,7 @@ import type { Incarnation } from "../../../../src/base";
 import { MemoryStore } from "../../../../src/engine/store";
 import { CLUSTER } from "./blocks";
 import { storeContract } from "./contract";
-import { inDirectory, onSimulatedDisk, PEER, runtimeTurns } from "./stores";
+import { inDirectory, onDeviceFile, onSimulatedDisk, PEER, runtimeTurns } from "./stores";
 
 storeContract("MemoryStore", async (capacityBytes) => {
   const store = new MemoryStore({
@@ -22,4 +22,8 @@ storeContract("SegmentStore on a mapped simulated disk", (capacityBytes) =>
 storeContract("SegmentStore in a directory", (capacityBytes) => inDirectory(capacityBytes, true));
 storeContract("SegmentStore in a directory without mappings", (capacityBytes) =>
   inDirectory(capacityBytes, false),
+);
+storeContract("SegmentStore on a device", (capacityBytes) => onDeviceFile(capacityBytes, 512));
+storeContract("SegmentStore on a device with 4 KiB sectors", (capacityBytes) =>
+  onDeviceFile(capacityBytes, 4096),
 );

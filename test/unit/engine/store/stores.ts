@@ -1,11 +1,12 @@
 /** Stores for tests: on a simulated disk, in a directory, in memory. */
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Disk, heapBuffer, type PeerId, type TurnScheduler } from "../../../../src/base";
 import {
   InlineSyncer,
   nativeBuffer,
+  openDeviceDisk,
   openDirectoryDisk,
   systemClock,
   systemRandom,
@@ -78,6 +79,30 @@ export async function inDirectory(capacityBytes: number, mapFiles: boolean): Pro
     dispose: async () => {
       await store.close();
       rmSync(path, { recursive: true });
+    },
+  };
+}
+
+/** On a file of the file system that stands for a device, with the sector size given. */
+export async function onDeviceFile(capacityBytes: number, unitBytes: number): Promise<StoreUnderTest> {
+  const directory = mkdtempSync(join(tmpdir(), "torus-device-"));
+  const path = join(directory, "device");
+  const deviceBytes = sizeFor(capacityBytes) + 3 * 1024 * 1024;
+  writeFileSync(path, "");
+  truncateSync(path, deviceBytes);
+  const attach = () =>
+    openDeviceDisk({ path, syncer: new InlineSyncer((callback) => setImmediate(callback)), unitBytes });
+  let store = await openOn(attach(), sizeFor(capacityBytes));
+  return {
+    store,
+    reopen: async () => {
+      await store.close();
+      store = await openOn(attach(), sizeFor(capacityBytes));
+      return store;
+    },
+    dispose: async () => {
+      await store.close();
+      rmSync(directory, { recursive: true });
     },
   };
 }
