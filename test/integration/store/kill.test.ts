@@ -4,13 +4,14 @@
  * and syncs; power losses are the simulated disk's.)
  */
 import { expect, test } from "bun:test";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { asVolumeId } from "../../../src/base";
 import {
   InlineSyncer,
   nativeBuffer,
+  openDeviceDisk,
   openDirectoryDisk,
   systemClock,
   systemRandom,
@@ -54,21 +55,37 @@ class History {
   }
 }
 
+async function killAgainAndAgain(path: string): Promise<void> {
+  const history = new History();
+  for (let round = 0; round < roundCount; round += 1) {
+    await writeUntilKilled(path, history, 150 + 130 * (round % 5));
+    await verify(path, history);
+  }
+  expect(history.present.size).toBeGreaterThan(10);
+}
+
 for (const directory of ["/dev/shm", tmpdir()])
   test(`a store in ${directory} keeps what a killed process acknowledged, ${roundCount} times over`, async () => {
     if (!existsSync(directory)) return;
     const path = mkdtempSync(join(directory, "torus-kill-"));
-    const history = new History();
     try {
-      for (let round = 0; round < roundCount; round += 1) {
-        await writeUntilKilled(path, history, 150 + 130 * (round % 5));
-        await verify(path, history);
-      }
-      expect(history.present.size).toBeGreaterThan(10);
+      await killAgainAndAgain(path);
     } finally {
       rmSync(path, { recursive: true });
     }
   }, 120_000);
+
+test(`a store on a device keeps what a killed process acknowledged, and loses all it kept, ${roundCount} times over`, async () => {
+  const directory = mkdtempSync(join(tmpdir(), "torus-kill-"));
+  const path = join(directory, "device");
+  writeFileSync(path, "");
+  truncateSync(path, SIZE_BYTES + 4 * 1024 * 1024);
+  try {
+    await killAgainAndAgain(path);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}, 120_000);
 
 /** Lets a writer say `lineCount` lines, then kills it, and listens to the end. */
 async function writeUntilKilled(path: string, history: History, lineCount: number): Promise<void> {
@@ -94,8 +111,10 @@ async function writeUntilKilled(path: string, history: History, lineCount: numbe
 }
 
 async function verify(path: string, history: History): Promise<void> {
+  const syncer = new InlineSyncer((callback) => setImmediate(callback));
+  const isDirectory = statSync(path).isDirectory();
   const store = await openSegmentStore({
-    disk: openDirectoryDisk({ path, syncer: new InlineSyncer((callback) => setImmediate(callback)) }),
+    disk: isDirectory ? openDirectoryDisk({ path, syncer }) : openDeviceDisk({ path, syncer }),
     clusterId: CLUSTER,
     sizeBytes: SIZE_BYTES,
     allocate: nativeBuffer,

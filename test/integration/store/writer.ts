@@ -1,11 +1,13 @@
 /**
- * A process that writes to a store until it is killed: `bun writer.ts DIRECTORY SIZE_BYTES FIRST_INDEX`. Prints one
+ * A process that writes to a store until it is killed: `bun writer.ts DIRECTORY_OR_DEVICE SIZE_BYTES FIRST_INDEX`. Prints one
  * line for each put, fence and delete that was acknowledged, only after it was.
  */
+import { statSync } from "node:fs";
 import { asEpoch, asVolumeId } from "../../../src/base";
 import {
   EventLoop,
   nativeBuffer,
+  openDeviceDisk,
   openDirectoryDisk,
   startSyncThread,
   systemRandom,
@@ -22,8 +24,10 @@ const workerFile = new URL("../../../src/commands/workers/sync-worker.ts", impor
 const thread = startSyncThread(workerFile, (error) => {
   throw error;
 });
+const syncer = new WorkerSyncer(loop, thread.channel);
+const isDirectory = statSync(path).isDirectory();
 const store = await openSegmentStore({
-  disk: openDirectoryDisk({ path, syncer: new WorkerSyncer(loop, thread.channel) }),
+  disk: isDirectory ? openDirectoryDisk({ path, syncer }) : openDeviceDisk({ path, syncer }),
   clusterId: CLUSTER,
   sizeBytes: Number(sizeText),
   segmentBytes: 4 * 1024 * 1024,
