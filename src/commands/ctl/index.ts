@@ -8,6 +8,8 @@ import { ringCommand } from "./ring";
 import { statusCommand } from "./status";
 import { volumeCommand } from "./volume";
 
+export { clusterStatus } from "./status";
+
 export const ctlCommand = group("ctl", "Administer a cluster: volumes, peers, the ring", {
   init: initCommand,
   status: statusCommand,

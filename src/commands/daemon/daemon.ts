@@ -8,17 +8,20 @@ import { join } from "node:path";
 import { formatSize, type Incarnation, type PeerId, TorusError } from "../../base";
 import { systemClock, systemRandom } from "../../base/io";
 import { type ClusterSettingsRecord, isMetaError, MetaRegistry, type PeerRegistration } from "../../meta";
-import { MetaServiceHandler } from "../../net";
+import { loadTlsIdentity, type TlsIdentity } from "../../net/tls";
 import { createRing } from "../../ring";
 import { changeRing, type Metadata, metadataOver, type MetaLocation, openStore } from "../cli";
-import { DataPlane, type DataPlaneStatus, VOLUME_LEASE_TIMES } from "../data-plane";
-import { type AdminServer, type Readiness, startAdminServer } from "./http";
+import { DataPlane, VOLUME_LEASE_TIMES } from "../data-plane";
 import type { Logger } from "../log";
-import { renderMetrics } from "./metrics";
+import { clusterFigures, MetricsExporter } from "../metrics";
+import { type AdminServer, type Readiness, startAdminServer } from "./http";
+import type { ServiceNotifier } from "./notify";
 import type { DaemonOptions } from "./options";
+import { openPeerGate, type PeerGate } from "./peer-gate";
 import { peerIdentity } from "./peer-identity";
 import { type PeerHttpServer, startPeerHttpServer } from "./peer-http";
 import { chooseStoreSize } from "./space";
+import { StatusReport } from "./status-json";
 
 const HEARTBEAT_MS = 2_000;
 /** Locks of volumes this daemon exports: how long an open waits for a crashed holder. */
@@ -27,6 +30,8 @@ const BLOCK_SIZE_DEFAULT = 512 * 1024;
 /** Registrations of a daemon that was killed end by themselves. */
 const REGISTER_WAIT_MS = 20_000;
 const REGISTER_RETRY_MS = 500;
+/** A certificate that ends sooner is named in every check of readiness and in the log. */
+const CERTIFICATE_SOON_MS = 14 * 86_400_000;
 
 export interface DaemonDependencies {
   readonly options: DaemonOptions;
@@ -34,6 +39,7 @@ export interface DaemonDependencies {
   /** The metadata is this daemon's own: initialise, join, serve it to others. */
   readonly embedded: boolean;
   readonly logger: Logger;
+  readonly notifier: ServiceNotifier;
   readonly onFatal: (error: TorusError) => void;
 }
 
@@ -45,6 +51,9 @@ export class Daemon {
   #registration: PeerRegistration | undefined;
   #admin: AdminServer | undefined;
   #peerHttp: PeerHttpServer | undefined;
+  #peerGate: PeerGate | undefined;
+  #metrics: MetricsExporter | undefined;
+  #tls: TlsIdentity | undefined;
   #heartbeat: { cancel(): void } | undefined;
   #stopped = false;
   #notReady: string[] = ["starting"];
@@ -60,6 +69,8 @@ export class Daemon {
   async start(): Promise<void> {
     const { options, location, logger } = this.#dependencies;
     mkdirSync(options.dataDirectory, { recursive: true });
+    if (options.tls !== undefined) this.#tls = await loadTlsIdentity(options.tls, systemClock.wallMs());
+    this.#warnOfExpiry();
     const metadata = metadataOver(await openStore(location));
     this.#metadata = metadata;
     const settings = await this.#settings(metadata);
@@ -68,6 +79,7 @@ export class Daemon {
     const plane = await DataPlane.start({
       onLog: ({ level, message }) => logger.log(level, message),
       onFatal: this.#dependencies.onFatal,
+      tls: this.#tls,
     });
     this.#plane = plane;
     const peerId = await this.#openStorage(plane, metadata, settings);
@@ -92,6 +104,9 @@ export class Daemon {
     this.#beat();
     this.#notReady = [];
     logger.log("info", `Ready: admin on ${this.#admin.url}, peer ${peerId}`);
+    const { notifier } = this.#dependencies;
+    notifier.ready(`Serving as peer ${peerId}; admin on ${this.#admin.url}`);
+    notifier.startWatchdog(systemClock, () => plane.status());
   }
 
   /** Ends in order; may be called at any point of the start. */
@@ -100,7 +115,9 @@ export class Daemon {
     this.#stopped = true;
     this.#notReady = ["stopping"];
     this.#heartbeat?.cancel();
+    this.#dependencies.notifier.stopping();
     try {
+      await this.#peerGate?.stop();
       await this.#peerHttp?.stop();
       await this.#plane?.stop();
     } finally {
@@ -112,6 +129,7 @@ export class Daemon {
       });
       this.#registry?.clusterWatch.close();
       await this.#admin?.stop();
+      this.#metrics?.close();
       await this.#metadata?.context.store.close();
     }
   }
@@ -144,23 +162,39 @@ export class Daemon {
     const sizeBytes = chooseStoreSize(directory, options.size);
     const peerId = await peerIdentity(options.dataDirectory);
     const address = options.peerAddress;
-    if (address.protocol === "https:")
-      throw new TorusError("unsupported", "Cannot serve blocks over https://: use adp:// or http://", {
-        exitCode: 2,
-      });
+    const tls = this.#tls;
+    const wantsTls = address.protocol === "https:" || address.protocol === "adps:";
+    if (wantsTls && tls === undefined)
+      throw new TorusError(
+        "unsupported",
+        `Cannot serve blocks over ${address.protocol}// without a certificate: give --peer-cert-file, --peer-key-file and --peer-ca-file`,
+        { exitCode: 2 },
+      );
     const listen = `${address.hostname}:${address.port === "" ? 0 : address.port}`;
-    const isAdp = address.protocol === "adp:";
+    const isAdp = address.protocol.startsWith("adp");
     const opened = await plane.openStorage({
       directory,
       sizeBytes,
       clusterId: settings.clusterId,
       peerId,
       blockSizeBytes: settings.blockSizeBytes,
-      listen: isAdp ? [listen] : [],
+      listen: isAdp && tls === undefined ? [listen] : [],
       acceptLoss: false,
     });
-    if (!isAdp) this.#peerHttp = startPeerHttpServer(address.hostname, Number(address.port), plane);
-    const advertised = advertisedAddress(address, this.#peerHttp?.address ?? opened.addresses[0] ?? "");
+    if (tls !== undefined)
+      this.#peerGate = openPeerGate({
+        protocol: isAdp ? "adp" : "http",
+        listen,
+        identity: tls,
+        plane,
+        privateDirectory: options.dataDirectory,
+        log: (level, message) => logger.log(level, message),
+      });
+    else if (!isAdp)
+      this.#peerHttp = startPeerHttpServer({ hostname: address.hostname, port: Number(address.port) }, plane);
+    const bound = this.#peerGate?.address ?? this.#peerHttp?.address ?? opened.addresses[0] ?? "";
+    const scheme = `${isAdp ? "adp" : "http"}${tls === undefined ? "" : "s"}`;
+    const advertised = advertisedAddress(scheme, address.hostname, bound);
     logger.log(
       "info",
       `Store in ${directory}: ${formatSize(opened.usedBytes)} of ${formatSize(opened.capacityBytes)} used; serving on ${advertised}`,
@@ -247,26 +281,83 @@ export class Daemon {
     return this.#plane;
   }
 
-  #readiness(): Readiness {
-    return { ready: this.#notReady.length === 0, reasons: this.#notReady };
+  /** Takes the certificates anew (SIGHUP); what is wrong with them is logged, and the old ones stay. */
+  async reload(): Promise<void> {
+    const { options, logger } = this.#dependencies;
+    if (options.tls === undefined) return;
+    const identity = await loadTlsIdentity(options.tls, systemClock.wallMs());
+    this.#tls = identity;
+    this.#plane?.renewTls(identity);
+    this.#peerGate?.renew(identity);
+    this.#admin?.renew(identity);
+    logger.log(
+      "info",
+      `Took the certificate of ${identity.subject}, good until ${new Date(identity.expiresMs).toISOString()}`,
+    );
+    this.#warnOfExpiry();
+  }
+
+  #warnOfExpiry(): void {
+    const warning = this.#expiryWarning();
+    if (warning !== undefined) this.#dependencies.logger.log("warn", warning);
+  }
+
+  #expiryWarning(): string | undefined {
+    if (this.#tls === undefined) return undefined;
+    const leftMs = this.#tls.expiresMs - systemClock.wallMs();
+    if (leftMs > CERTIFICATE_SOON_MS) return undefined;
+    const when = new Date(this.#tls.expiresMs).toISOString();
+    return leftMs <= 0
+      ? `The certificate ended on ${when}: put a new one in its place and send SIGHUP`
+      : `The certificate ends on ${when}: renew it and send SIGHUP`;
+  }
+
+  /** An expired certificate, a data path that hangs, a full store: reasons not to send clients here. */
+  async #readiness(): Promise<Readiness> {
+    const reasons = [...this.#notReady];
+    if (reasons.length === 0) {
+      if (this.#tls !== undefined && this.#tls.expiresMs <= systemClock.wallMs())
+        reasons.push(this.#expiryWarning() ?? "the certificate has expired");
+      try {
+        await this.#required().status();
+      } catch (error) {
+        reasons.push(`the data path does not answer: ${messageOf(error)}`);
+      }
+    }
+    return { ready: reasons.length === 0, reasons };
   }
 
   #startAdmin(metadata: Metadata): AdminServer {
-    const { options, embedded } = this.#dependencies;
+    const { options, embedded, logger } = this.#dependencies;
+    const plane = async () => this.#plane?.status();
+    const metrics = new MetricsExporter({
+      plane,
+      cluster: () => ({
+        ...clusterFigures(this.#registry?.cluster()),
+        ready: this.#notReady.length === 0,
+        certificateExpiresMs: this.#tls?.expiresMs,
+      }),
+    });
+    this.#metrics = metrics;
+    const report = new StatusReport(metadata, plane, () => systemClock.nowMs());
     return startAdminServer({
       host: options.host,
       port: options.port,
-      metaService: embedded
-        ? new MetaServiceHandler({ store: metadata.context.store, clock: systemClock })
-        : undefined,
+      embeddedStore: embedded ? metadata.context.store : undefined,
+      tls: this.#tls,
+      privateDirectory: options.dataDirectory,
       readiness: () => this.#readiness(),
-      status: () => this.#status(),
-      metrics: async () => renderMetrics(await this.#status()),
+      status: () => this.#required().status(),
+      clusterStatus: () => report.report(),
+      metrics: () => metrics.render(),
+      metricsContentType: metrics.contentType,
+      logLevel: () => logger.level,
+      setLogLevel: (level) => {
+        logger.setLevel(level);
+        logger.log("info", `The log level is ${level} now`);
+      },
+      onRefused: (message) => logger.log("warn", message),
     });
-  }
-
-  async #status(): Promise<DataPlaneStatus> {
-    return this.#required().status();
   }
 }
 
@@ -279,10 +370,10 @@ function writeLevel(level: DaemonOptions["writeLevel"]): "all" | "quorum" | "one
 }
 
 /** What others dial: the given host with the port that was bound; a wildcard becomes the first real address. */
-export function advertisedAddress(given: URL, bound: string): string {
+export function advertisedAddress(scheme: string, host: string, bound: string): string {
   const port = bound.slice(bound.lastIndexOf(":") + 1);
-  const wildcard = given.hostname === "0.0.0.0" || given.hostname === "[::]";
-  return `${given.protocol}//${wildcard ? firstAddress() : given.hostname}:${port}`;
+  const wildcard = host === "0.0.0.0" || host === "[::]";
+  return `${scheme}://${wildcard ? firstAddress() : host}:${port}`;
 }
 
 function firstAddress(): string {

@@ -1,12 +1,22 @@
 /**
- * The daemon's HTTP server: health for machines, status for people, and where metadata is embedded the service by
- * which ctl, blk and other daemons reach it.
+ * The daemon's HTTP server: health for machines, metrics for Prometheus, the status page for people, and where
+ * metadata is embedded the service by which ctl, blk and other daemons reach it. With certificates it is reached by
+ * TLS only, and the client's certificate decides what it may change.
  */
+import { mkdtempSync, rmSync } from "node:fs";
+import { join } from "node:path";
 import { IoError } from "../../base/io";
-import type { MetaServiceHandler } from "../../net";
+import type { KeyValueStore } from "../../meta";
+import { MetaServiceHandler } from "../../net";
+import { TlsGate, type TlsIdentity } from "../../net/tls";
+import { systemClock } from "../../base/io";
+import type { LogLevel } from "../log";
+import { type Role, roleOf, storeForRole } from "./roles";
+import { STATUS_PAGE, STATUS_PAGE_POLICY } from "./status-page";
 
 /** Bodies of admin requests are small. */
 const BODY_BYTES_MAX = 8 * 1024 * 1024;
+const LOG_LEVELS: readonly string[] = ["debug", "info", "warn", "error"] satisfies LogLevel[];
 
 export interface Readiness {
   readonly ready: boolean;
@@ -18,62 +28,169 @@ export interface AdminServerOptions {
   readonly host: string;
   readonly port: number;
   /** Present where this daemon keeps the metadata. */
-  readonly metaService: MetaServiceHandler | undefined;
-  readonly readiness: () => Readiness;
-  /** JSON of /status. */
+  readonly embeddedStore: KeyValueStore | undefined;
+  readonly tls: TlsIdentity | undefined;
+  /** A directory of this daemon alone, for the sockets behind TLS. */
+  readonly privateDirectory: string;
+  readonly readiness: () => Promise<Readiness>;
+  /** JSON of /status: this daemon's figures. */
   readonly status: () => Promise<unknown>;
-  /** Prometheus text of /metrics. */
+  /** JSON of /status.json: the cluster and this daemon, for the status page. */
+  readonly clusterStatus: () => Promise<unknown>;
   readonly metrics: () => Promise<string>;
+  readonly metricsContentType: string;
+  readonly logLevel: () => LogLevel;
+  readonly setLogLevel: (level: LogLevel) => void;
+  readonly onRefused: (message: string) => void;
 }
 
 export interface AdminServer {
   readonly url: string;
+  /** New connections see this certificate. */
+  renew(identity: TlsIdentity): void;
   stop(): Promise<void>;
 }
 
+type Handler = (request: Request) => Promise<Response>;
+
+const text = (body: string, status = 200, headers: Record<string, string> = {}) =>
+  new Response(body, { status, headers: { "content-type": "text/plain; charset=utf-8", ...headers } });
+
+/** What one role gets to see and do. */
+function handlerFor(role: Role, options: AdminServerOptions): Handler {
+  const { embeddedStore } = options;
+  const headers = {
+    "x-torus-metadata": embeddedStore === undefined ? "elsewhere" : "embedded",
+    "x-content-type-options": "nosniff",
+  };
+  const metaService =
+    embeddedStore === undefined
+      ? undefined
+      : new MetaServiceHandler({
+          store: storeForRole(embeddedStore, role, options.onRefused),
+          clock: systemClock,
+        });
+  const logLevel = async (request: Request): Promise<Response> => {
+    if (request.method === "GET") return text(`${options.logLevel()}\n`, 200, headers);
+    if (request.method !== "PUT") return text("GET or PUT\n", 405, { ...headers, allow: "GET, PUT" });
+    if (role !== "admin") return text("only an admin's certificate may change the log level\n", 403, headers);
+    const level = (await request.text()).trim();
+    if (!LOG_LEVELS.includes(level)) return text(`give one of ${LOG_LEVELS.join(", ")}\n`, 400, headers);
+    options.setLogLevel(level as LogLevel);
+    return text(`${level}\n`, 200, headers);
+  };
+  return async (request) => {
+    const answer = await metaService?.handle(request);
+    if (answer !== undefined) return answer;
+    const { pathname } = new URL(request.url);
+    if (pathname === "/log-level") return logLevel(request);
+    if (request.method !== "GET" && request.method !== "HEAD")
+      return text("only GET\n", 405, { ...headers, allow: "GET, HEAD" });
+    switch (pathname) {
+      case "/":
+        return new Response(STATUS_PAGE, {
+          headers: {
+            ...headers,
+            "content-type": "text/html; charset=utf-8",
+            "content-security-policy": STATUS_PAGE_POLICY,
+            "referrer-policy": "no-referrer",
+            "cache-control": "no-cache",
+          },
+        });
+      case "/healthz":
+        return text("ok\n", 200, headers);
+      case "/readyz": {
+        const { ready, reasons } = await options.readiness();
+        return text(ready ? "ready\n" : `${reasons.join("\n")}\n`, ready ? 200 : 503, headers);
+      }
+      case "/status":
+        return Response.json(await options.status(), { headers });
+      case "/status.json":
+        return Response.json(await options.clusterStatus(), {
+          headers: { ...headers, "cache-control": "no-store" },
+        });
+      case "/metrics":
+        return text(await options.metrics(), 200, { ...headers, "content-type": options.metricsContentType });
+      default:
+        return text("not found\n", 404, headers);
+    }
+  };
+}
+
+const IDLE_SECONDS = 120;
+const SERVE = {
+  maxRequestBodySize: BODY_BYTES_MAX,
+  error: (error: Error) => text(`${error.message}\n`, 500),
+} as const;
+
+function listenFailed(options: AdminServerOptions, error: unknown): IoError {
+  return new IoError(
+    "listen-failed",
+    `Cannot listen on ${options.host}:${options.port}: ${error instanceof Error ? error.message : error}; give another --port, or stop what listens there`,
+    { cause: error },
+  );
+}
+
+/** Throws "listen-failed". */
 export function startAdminServer(options: AdminServerOptions): AdminServer {
-  const headers = { "x-torus-metadata": options.metaService === undefined ? "elsewhere" : "embedded" };
-  let server: Bun.Server<undefined>;
+  return options.tls === undefined ? startPlain(options) : startSecured(options, options.tls);
+}
+
+function startPlain(options: AdminServerOptions): AdminServer {
   try {
-    server = Bun.serve({
+    const server = Bun.serve({
+      ...SERVE,
+      idleTimeout: IDLE_SECONDS,
       hostname: options.host,
       port: options.port,
-      idleTimeout: 120,
-      maxRequestBodySize: BODY_BYTES_MAX,
-      fetch: async (request) => {
-        const answer = await options.metaService?.handle(request);
-        if (answer !== undefined) return answer;
-        switch (new URL(request.url).pathname) {
-          case "/healthz":
-            return new Response("ok\n", { headers });
-          case "/readyz": {
-            const { ready, reasons } = options.readiness();
-            return new Response(ready ? "ready\n" : `${reasons.join("\n")}\n`, {
-              status: ready ? 200 : 503,
-              headers,
-            });
-          }
-          case "/status":
-            return Response.json(await options.status(), { headers });
-          case "/metrics":
-            return new Response(await options.metrics(), {
-              headers: { ...headers, "content-type": "text/plain; version=0.0.4; charset=utf-8" },
-            });
-          default:
-            return new Response("not found\n", { status: 404, headers });
-        }
-      },
-      error: (error) => new Response(`${error.message}\n`, { status: 500, headers }),
+      fetch: handlerFor("admin", options),
     });
+    return {
+      url: `http://${options.host}:${server.port}`,
+      renew: () => undefined,
+      stop: () => server.stop(true),
+    };
   } catch (error) {
-    throw new IoError(
-      "listen-failed",
-      `Cannot listen on ${options.host}:${options.port}: ${error instanceof Error ? error.message : error}; give another --port, or stop what listens there`,
-      { cause: error },
-    );
+    throw listenFailed(options, error);
   }
-  return {
-    url: `http://${options.host}:${server.port}`,
-    stop: () => server.stop(true),
+}
+
+/** The runtime's HTTP server does not tell who its client is, so each role has one of its own behind the gate. */
+function startSecured(options: AdminServerOptions, identity: TlsIdentity): AdminServer {
+  const directory = mkdtempSync(join(options.privateDirectory, ".admin-"));
+  const pathOf = (role: Role) => join(directory, role);
+  const roles: readonly Role[] = ["admin", "peer", "client"];
+  const servers = roles.map((role) =>
+    Bun.serve({ ...SERVE, unix: pathOf(role), fetch: handlerFor(role, options) }),
+  );
+  const stopServers = async () => {
+    await Promise.all(servers.map((server) => server.stop(true)));
+    rmSync(directory, { recursive: true, force: true });
   };
+  try {
+    const gate = new TlsGate({
+      address: `${options.host}:${options.port}`,
+      identity,
+      onClient: () => undefined,
+      routeTo: ({ organization }) => pathOf(roleOf(organization)),
+      onRefused: (remote, reason) =>
+        options.onRefused(`Turned ${hostOf(remote)} away from the admin port: ${reason}`),
+    });
+    return {
+      url: `https://${gate.address}`,
+      renew: (next) => gate.renew(next),
+      stop: async () => {
+        gate.close();
+        await stopServers();
+      },
+    };
+  } catch (error) {
+    void stopServers();
+    throw error;
+  }
+}
+
+/** Without the port, so that a log folds what one host does again and again. */
+export function hostOf(remote: string): string {
+  return remote.slice(0, remote.lastIndexOf(":"));
 }

@@ -3,7 +3,8 @@ import { join } from "node:path";
 import type { TorusError } from "../../base";
 import { leaf, type MetaFlags, resolveMetaLocation } from "../cli";
 import { Daemon } from "./daemon";
-import { makeLogger } from "../log";
+import { type Logger, makeLogger } from "../log";
+import { type NotifyEnvironment, ServiceNotifier } from "./notify";
 import { type DaemonFlags, daemonArgs, parseDaemonOptions } from "./options";
 
 export const daemonCommand = leaf({
@@ -28,13 +29,26 @@ export const daemonCommand = leaf({
           resolve();
         });
     });
+    const notifier = new ServiceNotifier({ ...process.env } as NotifyEnvironment, (message) =>
+      logger.log("warn", message),
+    );
     const daemon = new Daemon({
+      notifier,
       options,
       location,
       embedded: location.url === embeddedUrl,
       logger,
       onFatal: fail,
     });
+    const onHangup = () => {
+      reload(daemon, args as DaemonFlags, logger, notifier).catch((error: unknown) =>
+        logger.log(
+          "error",
+          `Nothing was reloaded: ${error instanceof Error ? error.message : String(error)}`,
+        ),
+      );
+    };
+    process.on("SIGHUP", onHangup);
     // Awaited from the beginning: a failure during the start must not go unseen.
     const outcome = ended.then(
       () => undefined,
@@ -56,5 +70,24 @@ export const daemonCommand = leaf({
     }
     await daemon.stop();
     logger.log("info", "Stopped");
+    process.off("SIGHUP", onHangup);
+    notifier.close();
   },
 });
+
+/** SIGHUP: certificates, and the log level as the configuration file has it now. */
+async function reload(
+  daemon: Daemon,
+  flags: DaemonFlags,
+  logger: Logger,
+  notifier: ServiceNotifier,
+): Promise<void> {
+  notifier.reloading();
+  try {
+    const { logLevel } = await parseDaemonOptions(flags);
+    if (logLevel !== logger.level) logger.setLevel(logLevel);
+    await daemon.reload();
+  } finally {
+    notifier.reloaded();
+  }
+}

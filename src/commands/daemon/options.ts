@@ -159,7 +159,7 @@ function parsePeerAddress(text: string): URL {
       error,
     );
   }
-  if (!["adp:", "http:", "https:"].includes(url.protocol) || url.hostname === "")
+  if (!["adp:", "adps:", "http:", "https:"].includes(url.protocol) || url.hostname === "")
     throw new UsageError(`Cannot use --peer-address ${text}: give adp://HOST:PORT or http://HOST:PORT`);
   return url;
 }

@@ -12,17 +12,27 @@ export interface PeerHttpServer {
   stop(): Promise<void>;
 }
 
-export function startPeerHttpServer(hostname: string, port: number, plane: DataPlane): PeerHttpServer {
+/** Where to listen: on the network, or behind a TLS gate on a unix socket. */
+export type PeerHttpAddress =
+  | { readonly hostname: string; readonly port: number }
+  | { readonly unix: string };
+
+export function startPeerHttpServer(address: PeerHttpAddress, plane: DataPlane): PeerHttpServer {
   const handle = createUnaryHandler({ call: (procedure, body) => plane.storageCall(procedure, body) });
+  const shared = {
+    maxRequestBodySize: BODY_BYTES_MAX,
+    idleTimeout: 120,
+    fetch: (request: Request) => handle(request) ?? new Response("not found\n", { status: 404 }),
+    error: (error: Error) => new Response(`${error.message}\n`, { status: 500 }),
+  };
+  if ("unix" in address) {
+    const { idleTimeout: _, ...options } = shared;
+    const server = Bun.serve({ ...options, unix: address.unix });
+    return { address: `unix:${address.unix}`, stop: () => server.stop(true) };
+  }
+  const { hostname, port } = address;
   try {
-    const server = Bun.serve({
-      hostname: hostname.replace(/^\[|\]$/g, ""),
-      port,
-      maxRequestBodySize: BODY_BYTES_MAX,
-      idleTimeout: 120,
-      fetch: (request) => handle(request) ?? new Response("not found\n", { status: 404 }),
-      error: (error) => new Response(`${error.message}\n`, { status: 500 }),
-    });
+    const server = Bun.serve({ ...shared, hostname: hostname.replace(/^\[|\]$/g, ""), port });
     return { address: `${hostname}:${server.port}`, stop: () => server.stop(true) };
   } catch (error) {
     throw new IoError(

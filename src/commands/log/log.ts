@@ -7,6 +7,7 @@ const LEVELS: Readonly<Record<LogLevel, number>> = { error: 0, warn: 1, info: 3,
 export interface Logger {
   log(level: LogLevel, message: string): void;
   setLevel(level: LogLevel): void;
+  readonly level: LogLevel;
 }
 
 /** The same line at most this often; the number left out is said with the next. */
@@ -21,8 +22,12 @@ export function makeLogger(format: "text" | "json", level: LogLevel): Logger {
     formatOptions: { colors: process.stderr.isTTY === true, date: true },
     reporters: [{ log: (entry) => process.stderr.write(`${render(entry, format)}\n`) }],
   });
+  let current = level;
   const seen = new Map<string, { untilMs: number; left: number }>();
   return {
+    get level() {
+      return current;
+    },
     log(at, message) {
       const nowMs = performance.now();
       const key = `${at}${message}`;
@@ -37,6 +42,7 @@ export function makeLogger(format: "text" | "json", level: LogLevel): Logger {
       consola[at](`${message}${repeated}`);
     },
     setLevel(next) {
+      current = next;
       consola.level = LEVELS[next];
     },
   };
