@@ -1,5 +1,22 @@
 /** Block front ends: how volumes leave torus as disks. See README.md. */
 export {
+  AoeError,
+  type AoeErrorCodeName,
+  type AoeLink,
+  AoeSocket,
+  type AoeSocketEvents,
+  type AoeStatistics,
+  AoeTarget,
+  type AoeTargetOptions,
+  flushKernelClient,
+  formatMac,
+  type InterfaceDescription,
+  type MacAddress,
+  MAJOR_MAX,
+  MINOR_MAX,
+  parseMac,
+} from "./aoe";
+export {
   type BlockDevice,
   type DeviceDescription,
   type DeviceDirectory,

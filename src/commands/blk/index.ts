@@ -1,7 +1,9 @@
 /** `torus blk`: volumes on this machine. */
 import { group } from "../cli";
+import { aoeCommand } from "./aoe";
 import { nbdserveCommand } from "./nbdserve";
 
 export const blkCommand = group("blk", "Use volumes on this machine", {
   nbdserve: nbdserveCommand,
+  aoe: aoeCommand,
 });

@@ -16,6 +16,8 @@ import { workerEntry } from "../executable";
 import { RegistryServer } from "./registry-rpc";
 import { holderName, parseExportName } from "./volume-directory";
 import type {
+  AoeConfig,
+  AoeOpened,
   AdoptedClient,
   DataPlaneStatus,
   DeviceDifference,
@@ -117,6 +119,9 @@ export class DataPlane {
     plane.#worker.endpoint.on("storePoisoned", ({ reason }) =>
       options.onFatal(new TorusError("store-failed", reason)),
     );
+    plane.#worker.endpoint.on("frontEndFailed", ({ reason }) =>
+      options.onFatal(new TorusError("front-end-failed", reason)),
+    );
     return plane;
   }
 
@@ -163,6 +168,10 @@ export class DataPlane {
       waitForLockMs: settings.waitForLockMs,
     });
     server.connect((name, payload) => this.#worker.endpoint.emit(name, payload));
+  }
+
+  openAoe(config: AoeConfig): Promise<AoeOpened> {
+    return this.#worker.endpoint.call("openAoe", config, FRONT_END_TIMEOUT_MS);
   }
 
   openFrontEnd(config: FrontEndConfig): Promise<{ readonly addresses: readonly string[] }> {

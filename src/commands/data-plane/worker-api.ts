@@ -54,6 +54,26 @@ export interface FrontEndConfig {
   readonly keepOpen: readonly string[];
 }
 
+/** A volume (or volume@snapshot) as an AoE target of one interface. */
+export interface AoeConfig {
+  readonly volume: string;
+  readonly interfaceName: string;
+  readonly major: number;
+  readonly minor: number;
+  readonly writeCache: boolean;
+  /** MACs that may use it, as numbers; empty: all. */
+  readonly allowed: readonly number[];
+  readonly firmware: string;
+}
+
+export interface AoeOpened {
+  readonly interfaceName: string;
+  readonly mtuBytes: number;
+  readonly isUp: boolean;
+  readonly sectorCountMax: number;
+  readonly sizeBytes: number;
+}
+
 export interface OpenVolumeStatus {
   readonly name: string;
   readonly users: number;
@@ -142,6 +162,7 @@ export interface DataWorkerMethods extends DeviceMethods {
   adoptClient(argument: AdoptedClient): void;
   connectRegistry(config: RegistryConfig): void;
   openFrontEnd(config: FrontEndConfig): Promise<{ readonly addresses: readonly string[] }>;
+  openAoe(config: AoeConfig): Promise<AoeOpened>;
   status(argument: undefined): Promise<DataPlaneStatus>;
 }
 
@@ -159,4 +180,6 @@ export interface DataWorkerEvents {
   log: { readonly level: "debug" | "info" | "warn" | "error"; readonly message: string };
   /** The store can't be trusted to keep anything any more: end the process. */
   storePoisoned: { readonly reason: string };
+  /** A front end can't go on: end the process. */
+  frontEndFailed: { readonly reason: string };
 }

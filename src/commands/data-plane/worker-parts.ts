@@ -4,6 +4,7 @@ import type { LoopWorkerContext, SyncChannel } from "../../base/io";
 import { TorusError } from "../../base";
 import { StorageStatus } from "../../engine";
 import { TlsNetwork } from "../../net/tls";
+import { AoePart } from "./aoe-part";
 import { ClientPart } from "./client-part";
 import { DevicePart } from "./device-part";
 import { FrontEndPart } from "./front-end-part";
@@ -11,6 +12,7 @@ import { LatencyRecorder, measureLoopLag } from "./latency";
 import { type RegistryCaller, RemoteRegistry } from "./registry-rpc";
 import { StoragePart } from "./storage-part";
 import type {
+  AoeConfig,
   DataPlaneStatus,
   DataWorkerEvents,
   DataWorkerMethods,
@@ -36,6 +38,7 @@ export class DataWorkerParts {
   #client: ClientPart | undefined;
   #frontEnd: FrontEndPart | undefined;
   #devices: DevicePart | undefined;
+  readonly #aoe: AoePart[] = [];
 
   constructor(context: Context, syncChannel: SyncChannel) {
     this.#context = context;
@@ -105,6 +108,16 @@ export class DataWorkerParts {
       this.#frontEnd = part;
       return { addresses };
     },
+    openAoe: async (config: AoeConfig) => {
+      const part = await AoePart.open({
+        loop: this.#context.loop,
+        client: this.#required(this.#client, "registry"),
+        config,
+        onFailed: (error) => this.#context.endpoint.emit("frontEndFailed", { reason: error.message }),
+      });
+      this.#aoe.push(part);
+      return part.opened;
+    },
     openDevice: (request) => this.#devicePart().openDevice(request),
     readDevice: (argument) => this.#devicePart().readDevice(argument),
     writeDevice: (argument) => this.#devicePart().writeDevice(argument),
@@ -122,6 +135,7 @@ export class DataWorkerParts {
   async close(): Promise<void> {
     try {
       await this.#frontEnd?.close();
+      for (const part of this.#aoe) await part.close();
       await this.#devices?.close();
     } finally {
       this.#client?.close();
