@@ -1,7 +1,7 @@
 /** `torus blk nbdserve`: volumes as NBD exports of this machine. */
 import { parseDuration, type TorusError } from "../../base";
 import { leaf, metaArgs } from "../cli";
-import { startClient, volumeArgs } from "../client";
+import { httpArgs, startClient, volumeArgs } from "../client";
 
 const LISTEN_DEFAULT = "127.0.0.1:10809";
 
@@ -20,6 +20,7 @@ export const nbdserveCommand = leaf({
       valueHint: "ADDRESS",
     },
     ...volumeArgs,
+    ...httpArgs,
     ...metaArgs,
   },
   variadic: "VOLUME...",

@@ -11,5 +11,6 @@ export {
   type Profile,
   readConfigFile,
   resolveMetaLocation,
+  resolvePeerTls,
 } from "./meta-options";
 export { changeRing, type Metadata, metadataOver, openStore, withMetadata } from "./metadata";

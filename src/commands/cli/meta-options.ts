@@ -31,6 +31,17 @@ export const metaArgs = {
     description: "etcd user; password by TORUS_ETCD_PASSWORD",
     valueHint: "NAME",
   },
+  "peer-cert-file": {
+    type: "string",
+    description: "Certificate for daemons and peers (PEM)",
+    valueHint: "FILE",
+  },
+  "peer-key-file": { type: "string", description: "Its key (PEM)", valueHint: "FILE" },
+  "peer-ca-file": {
+    type: "string",
+    description: "CA that daemons and peers are signed by",
+    valueHint: "FILE",
+  },
   profile: { type: "string", description: "Profile of ~/.torus/config.json", valueHint: "NAME" },
   debug: { type: "boolean", description: "Show stack traces and debug logs" },
 } as const satisfies ArgsDef;
@@ -42,6 +53,9 @@ export interface MetaFlags {
   readonly "etcd-key-file"?: string | undefined;
   readonly "etcd-ca-file"?: string | undefined;
   readonly "etcd-user"?: string | undefined;
+  readonly "peer-cert-file"?: string | undefined;
+  readonly "peer-key-file"?: string | undefined;
+  readonly "peer-ca-file"?: string | undefined;
   readonly profile?: string | undefined;
 }
 
@@ -62,6 +76,9 @@ export interface Profile {
   readonly etcdCaFile?: string;
   readonly etcdUser?: string;
   readonly etcdPassword?: string;
+  readonly peerCertFile?: string;
+  readonly peerKeyFile?: string;
+  readonly peerCaFile?: string;
 }
 
 export interface ConfigFile {
@@ -112,25 +129,63 @@ async function localDaemonListens(): Promise<boolean> {
   }
 }
 
-/**
- * Decides where the metadata is.
- * @param fallback what to use when nothing was said; the daemon passes its embedded store.
- */
-export async function resolveMetaLocation(flags: MetaFlags, fallback?: string): Promise<MetaLocation> {
+interface PemFiles {
+  readonly certFile: string | undefined;
+  readonly keyFile: string | undefined;
+  readonly caFile: string | undefined;
+}
+
+function etcdFiles(flags: MetaFlags, profile: Profile | undefined): PemFiles {
+  return {
+    certFile: flags["etcd-cert-file"] ?? process.env.TORUS_ETCD_CERT_FILE ?? profile?.etcdCertFile,
+    keyFile: flags["etcd-key-file"] ?? process.env.TORUS_ETCD_KEY_FILE ?? profile?.etcdKeyFile,
+    caFile: flags["etcd-ca-file"] ?? process.env.TORUS_ETCD_CA_FILE ?? profile?.etcdCaFile,
+  };
+}
+
+function peerFiles(flags: MetaFlags, profile: Profile | undefined): PemFiles {
+  return {
+    certFile: flags["peer-cert-file"] ?? process.env.TORUS_PEER_CERT_FILE ?? profile?.peerCertFile,
+    keyFile: flags["peer-key-file"] ?? process.env.TORUS_PEER_KEY_FILE ?? profile?.peerKeyFile,
+    caFile: flags["peer-ca-file"] ?? process.env.TORUS_PEER_CA_FILE ?? profile?.peerCaFile,
+  };
+}
+
+async function profileOf(flags: MetaFlags): Promise<Profile | undefined> {
   const config = await readConfigFile();
   const name = flags.profile ?? process.env.TORUS_PROFILE ?? config.default;
   const profile = name === undefined ? undefined : config.profiles[name];
   if (name !== undefined && profile === undefined && flags.profile !== undefined)
     throw new UsageError(`Unknown profile "${name}": ${configFilePath()} does not hold it`);
+  return profile;
+}
+
+/** The certificate of this process towards daemons and peers; undefined without one. Throws when a part is missing. */
+export async function resolvePeerTls(
+  flags: MetaFlags,
+): Promise<{ readonly certFile: string; readonly keyFile: string; readonly caFile: string } | undefined> {
+  const { certFile, keyFile, caFile } = peerFiles(flags, await profileOf(flags));
+  if (certFile === undefined && keyFile === undefined && caFile === undefined) return undefined;
+  if (certFile === undefined || keyFile === undefined || caFile === undefined)
+    throw new UsageError("Give all of --peer-cert-file, --peer-key-file and --peer-ca-file, or none");
+  return { certFile, keyFile, caFile };
+}
+
+/**
+ * Decides where the metadata is.
+ * @param fallback what to use when nothing was said; the daemon passes its embedded store.
+ */
+export async function resolveMetaLocation(flags: MetaFlags, fallback?: string): Promise<MetaLocation> {
+  const profile = await profileOf(flags);
   const url =
     fromFlags(flags) ??
     process.env.TORUS_META ??
     profile?.meta ??
     fallback ??
     ((await localDaemonListens()) ? LOCAL_DAEMON_URL : LOCAL_ETCD_URL);
-  const certFile = flags["etcd-cert-file"] ?? process.env.TORUS_ETCD_CERT_FILE ?? profile?.etcdCertFile;
-  const keyFile = flags["etcd-key-file"] ?? process.env.TORUS_ETCD_KEY_FILE ?? profile?.etcdKeyFile;
-  const caFile = flags["etcd-ca-file"] ?? process.env.TORUS_ETCD_CA_FILE ?? profile?.etcdCaFile;
+  const { certFile, keyFile, caFile } = url.startsWith("https:")
+    ? peerFiles(flags, profile)
+    : etcdFiles(flags, profile);
   const user = flags["etcd-user"] ?? process.env.TORUS_ETCD_USER ?? profile?.etcdUser;
   const password = process.env.TORUS_ETCD_PASSWORD ?? profile?.etcdPassword;
   return {

@@ -1,10 +1,20 @@
 /** What every command that opens volumes stands on: metadata, data path and the volumes' shared settings. */
 import type { ArgsDef } from "citty";
 import { type TorusError, parseSize } from "../../base";
+import { systemClock } from "../../base/io";
 import { MetaRegistry } from "../../meta";
-import { type Metadata, type MetaFlags, metadataOver, openStore, resolveMetaLocation } from "../cli";
-import { DataPlane, VOLUME_LEASE_TIMES } from "../data-plane";
-import { makeLogger } from "../log";
+import { loadTlsIdentity } from "../../net/tls";
+import {
+  type Metadata,
+  type MetaFlags,
+  metadataOver,
+  openStore,
+  resolveMetaLocation,
+  resolvePeerTls,
+} from "../cli";
+import { DataPlane, type DataPlaneStatus, VOLUME_LEASE_TIMES } from "../data-plane";
+import { type Logger, makeLogger } from "../log";
+import { clusterFigures, MetricsExporter, startClientHttp } from "../metrics";
 
 export const volumeArgs = {
   "read-cache-size": {
@@ -35,6 +45,15 @@ export const volumeArgs = {
   },
 } as const satisfies ArgsDef;
 
+/** For commands that stay attached. */
+export const httpArgs = {
+  http: {
+    type: "string",
+    description: "Serve /metrics, /healthz and /readyz of this client here",
+    valueHint: "HOST:PORT",
+  },
+} as const satisfies ArgsDef;
+
 export interface VolumeFlags extends MetaFlags {
   readonly "read-cache-size"?: string | undefined;
   readonly "write-cache-size"?: string | undefined;
@@ -42,6 +61,7 @@ export interface VolumeFlags extends MetaFlags {
   readonly "write-level"?: string | undefined;
   readonly "accept-loss"?: boolean | undefined;
   readonly wait?: string | undefined;
+  readonly http?: string | undefined;
   readonly debug?: boolean | undefined;
 }
 
@@ -65,8 +85,12 @@ export async function startClient(
   const metadata = metadataOver(store);
   let plane: DataPlane | undefined;
   let registry: MetaRegistry | undefined;
+  let stopHttp = async () => {};
+  let renewTls = () => {};
   const close = async () => {
+    process.off("SIGHUP", renewTls);
     try {
+      await stopHttp();
       await plane?.stop();
     } finally {
       registry?.clusterWatch.close();
@@ -75,11 +99,26 @@ export async function startClient(
   };
   try {
     const settings = await metadata.settings.get();
+    const tlsFiles = await resolvePeerTls(flags);
+    const tls = tlsFiles === undefined ? undefined : await loadTlsIdentity(tlsFiles, systemClock.wallMs());
     registry = await MetaRegistry.start(metadata.context, { leaseTimes: VOLUME_LEASE_TIMES });
     plane = await DataPlane.start({
       onLog: ({ level, message }) => logger.log(level, message),
       onFatal,
+      tls,
     });
+    if (tlsFiles !== undefined) {
+      renewTls = () => {
+        loadTlsIdentity(tlsFiles, systemClock.wallMs()).then(
+          (identity) => {
+            plane?.renewTls(identity);
+            logger.log("info", `Took the certificate of ${identity.subject}`);
+          },
+          (error: unknown) => logger.log("error", `Nothing was reloaded: ${messageOf(error)}`),
+        );
+      };
+      process.on("SIGHUP", renewTls);
+    }
     await plane.connectRegistry(registry, metadata, {
       blockSizeBytes: settings.blockSizeBytes,
       readCacheBytes: parseSize(flags["read-cache-size"] ?? "64MiB"),
@@ -91,9 +130,47 @@ export async function startClient(
       },
       waitForLockMs,
     });
+    if (flags.http !== undefined) stopHttp = startHttp(flags.http, plane, registry, logger, tls?.expiresMs);
     return { plane, metadata, logger, close };
   } catch (error) {
     await close().catch((closing: unknown) => logger.log("debug", String(closing)));
     throw error;
   }
+}
+
+/** Returns what stops it. */
+function startHttp(
+  address: string,
+  plane: DataPlane,
+  registry: MetaRegistry,
+  logger: Logger,
+  certificateExpiresMs: number | undefined,
+): () => Promise<void> {
+  const metrics = new MetricsExporter({
+    plane: () => plane.status(),
+    cluster: () => ({ ...clusterFigures(registry.cluster()), ready: true, certificateExpiresMs }),
+  });
+  const server = startClientHttp({
+    address,
+    metrics: () => metrics.render(),
+    contentType: metrics.contentType,
+    problems: async () => problemsOf(await plane.status()),
+  });
+  logger.log("info", `Metrics on ${server.url}/metrics`);
+  return async () => {
+    metrics.close();
+    await server.stop();
+  };
+}
+
+/** What keeps volumes from being served; fewer copies than wanted do not. */
+function problemsOf(status: DataPlaneStatus): string[] {
+  return status.volumes.flatMap(({ name, health }) => {
+    if (health?.reason !== undefined) return [`volume ${name}: ${health.reason}`];
+    return health?.full === true ? [`volume ${name}: no peer has space for its writes`] : [];
+  });
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

@@ -31,6 +31,9 @@ export const configCommand = leaf({
     const name = args.profile ?? "default";
     const profile = {
       meta: url,
+      ...(args["peer-cert-file"] === undefined ? {} : { peerCertFile: args["peer-cert-file"] }),
+      ...(args["peer-key-file"] === undefined ? {} : { peerKeyFile: args["peer-key-file"] }),
+      ...(args["peer-ca-file"] === undefined ? {} : { peerCaFile: args["peer-ca-file"] }),
       ...(args["etcd-cert-file"] === undefined ? {} : { etcdCertFile: args["etcd-cert-file"] }),
       ...(args["etcd-key-file"] === undefined ? {} : { etcdKeyFile: args["etcd-key-file"] }),
       ...(args["etcd-ca-file"] === undefined ? {} : { etcdCaFile: args["etcd-ca-file"] }),

@@ -26,6 +26,8 @@ import { StatusReport } from "./status-json";
 const HEARTBEAT_MS = 2_000;
 /** Locks of volumes this daemon exports: how long an open waits for a crashed holder. */
 const WAIT_FOR_LOCK_MS = 20_000;
+/** A terabyte in less than a day; settable while running. */
+const SCRUB_BYTES_PER_SECOND = 16 * 1024 * 1024;
 const BLOCK_SIZE_DEFAULT = 512 * 1024;
 /** Registrations of a daemon that was killed end by themselves. */
 const REGISTER_WAIT_MS = 20_000;
@@ -93,6 +95,14 @@ export class Daemon {
       peerId,
     });
     if (options.autoJoin || this.#dependencies.embedded) await this.#join(metadata, peerId);
+    await plane.openUpkeep(
+      {
+        rebalanceBytesPerSecond: options.rebalanceBytesPerSecond,
+        scrubBytesPerSecond: SCRUB_BYTES_PER_SECOND,
+        scrubIntervalMs: options.scrubIntervalMs,
+      },
+      join(options.dataDirectory, "scrub-progress"),
+    );
     if (options.nbd !== undefined) {
       const { addresses } = await plane.openFrontEnd({
         listen: [options.nbd],
@@ -265,13 +275,13 @@ export class Daemon {
   }
 
   async #report(): Promise<void> {
-    const { storage } = await this.#required().status();
+    const { storage, upkeep } = await this.#required().status();
     if (storage === undefined) return;
     const { usedBytes, capacityBytes, blockCount, suspectCount, ringVersion } = storage.peer;
     await this.#registration?.report({
       usedBytes,
       capacityBytes,
-      statistics: { blockCount, suspectCount, ringVersion },
+      statistics: { blockCount, suspectCount, ringVersion, ...upkeep },
     });
   }
 

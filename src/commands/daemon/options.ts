@@ -41,13 +41,6 @@ export const daemonArgs = {
     description: "Export every volume over NBD: HOST:PORT or unix:PATH",
     valueHint: "ADDRESS",
   },
-  "peer-cert-file": { type: "string", description: "Certificate of this peer (PEM)", valueHint: "FILE" },
-  "peer-key-file": { type: "string", description: "Its key (PEM)", valueHint: "FILE" },
-  "peer-ca-file": {
-    type: "string",
-    description: "CA that peers and clients must be signed by",
-    valueHint: "FILE",
-  },
   "scrub-interval": {
     type: "string",
     description: "Read and verify everything this often (default 7d)",
