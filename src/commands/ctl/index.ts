@@ -1,4 +1,5 @@
 /** `torus ctl`: what an administrator types. */
+import { certCommand } from "../certificates";
 import { group } from "../cli";
 import { blockCommand } from "./block";
 import { configCommand, wipeCommand } from "./config";
@@ -20,4 +21,5 @@ export const ctlCommand = group("ctl", "Administer a cluster: volumes, peers, th
   block: blockCommand,
   config: configCommand,
   wipe: wipeCommand,
+  cert: certCommand,
 });

@@ -57,6 +57,8 @@ const EMPTY_STATUS: DataPlaneStatus = {
   peers: [],
   nbd: undefined,
   readCache: undefined,
+  upkeep: undefined,
+  upkeep: undefined,
   turnCount: 0,
   latencies: [],
 };

@@ -1,0 +1,1 @@
+export { certCommand } from "./command";
