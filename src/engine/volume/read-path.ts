@@ -16,6 +16,11 @@ import type { PageCache } from "./page-cache";
 import { HOLE_LOCATION, NOT_IN_OVERLAY } from "./page-overlay";
 import type { ObserveLatency, VolumeStatistics } from "./statistics";
 
+/**
+ * A request from this size on leaves nothing in the cache: copying it there costs as much as sending it, and a scan
+ * would only drive out what is read again.
+ */
+const CACHED_REQUEST_BYTES_MAX = 256 * 1024;
 /** Pages of one request to a peer. */
 const RUN_PAGES_MAX = 256;
 /** Rounds over all peers before a range fails, and the pause before each further one. */
@@ -273,7 +278,7 @@ export class ReadPath {
     const { cache, statistics, reader } = this.#ports;
     if (status === StorageStatus.ok) {
       statistics.pagesFromPeers += piece.pageCount;
-      if (cache)
+      if (cache && request.lengthBytes < CACHED_REQUEST_BYTES_MAX)
         for (let index = 0; index < piece.pageCount; index++)
           cache.insert(piece.location + index, read.destination, read.destinationOffset + index * PAGE_BYTES);
       if (piece.scratchOffset >= 0) this.#copyPart(request, piece, read);
