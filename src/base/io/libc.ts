@@ -38,6 +38,7 @@ const { symbols } = dlopen("libc.so.6", {
   getsockopt: { args: [fd, int, int, pointer, pointer], returns: int },
   ioctl: { args: [fd, size, size], returns: int },
   listen: { args: [fd, int], returns: int },
+  lseek: { args: [fd, offset, int], returns: offset },
   madvise: { args: [pointer, size, int], returns: int },
   memcpy: { args: [pointer, pointer, size], returns: pointer },
   memmove: { args: [pointer, pointer, size], returns: pointer },
@@ -125,6 +126,9 @@ export const libc = {
   /** The argument is a number or an address, as the request wants it. */
   ioctl: (file: number, request: number, argument: number) => checked(symbols.ioctl(file, request, argument)),
   listen: (socket: number, backlog: number) => checked(symbols.listen(socket, backlog)),
+  /** whence SEEK_DATA or SEEK_HOLE finds where data or a hole begins; -ENXIO: no data from there on. */
+  lseek: (file: number, offsetBytes: number, whence: number) =>
+    checked(symbols.lseek(file, offsetBytes, whence)),
   madvise: (address: number, lengthBytes: number, advice: number) =>
     checked(symbols.madvise(at(address), lengthBytes, advice)),
   /** Cheaper than Uint8Array.set for long ranges of native memory; the ranges must not overlap. */
@@ -240,8 +244,11 @@ export const C = {
   SYNC_FILE_RANGE_WAIT_BEFORE: 1,
   SYNC_FILE_RANGE_WRITE: 2,
   SYNC_FILE_RANGE_WAIT_AFTER: 4,
+  SEEK_DATA: 3,
+  SEEK_HOLE: 4,
   EINTR: 4,
   EIO: 5,
+  ENXIO: 6,
   EAGAIN: 11,
   EACCES: 13,
   ENFILE: 23,

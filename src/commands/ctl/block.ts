@@ -3,8 +3,11 @@ import { formatSize } from "../../base";
 import { group, leaf, metaArgs, withMetadata } from "../cli";
 import { outputArgs } from "../output";
 import { dumpCommand } from "./dump";
+import { exportDiffCommand } from "./export-diff";
+import { importDiffCommand } from "./import-diff";
 import { loadCommand } from "./load";
-import { parseSnapshotName, snapshotCommand } from "./snapshot";
+import { snapshotCommand } from "./snapshot";
+import { parseSnapshotName } from "./snapshot-making";
 import { volumeCreateCommand } from "./volume";
 
 const cloneCommand = leaf({
@@ -35,6 +38,8 @@ export const blockCommand = group("block", "Volumes' contents: create, dump, loa
   create: volumeCreateCommand,
   dump: dumpCommand,
   load: loadCommand,
+  "export-diff": exportDiffCommand,
+  "import-diff": importDiffCommand,
   clone: cloneCommand,
   snapshot: snapshotCommand,
 });

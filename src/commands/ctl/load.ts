@@ -2,16 +2,7 @@
  * `torus ctl block load`: a file or a pipe into a volume. Zeroes are not stored. How far a load of a file came is
  * kept beside the profiles after each flush, so that the same command goes on where an interrupted one ended.
  */
-import {
-  closeSync,
-  fstatSync,
-  mkdirSync,
-  openSync,
-  readSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { closeSync, fstatSync, mkdirSync, readSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { formatSize, parseSize } from "../../base";
@@ -20,14 +11,17 @@ import { type Client, startClient, volumeArgs } from "../client";
 import { CommandError, configFilePath, leaf, metaArgs, UsageError } from "../cli";
 import { type CommandDevice, PIECE_BYTES_MAX } from "../data-plane";
 import { outputArgs, Progress } from "../output";
+import { type FileRun, fileRuns, openNamed } from "./files";
+import { Pipeline } from "./pipeline";
 
-const PIECES_AHEAD = 8;
 /** A flush, and a note of how far we came, after this much. */
 const NOTE_BYTES = 64 * 2 ** 20;
 const ZERO_CHECK_BYTES = 64 * 1024;
 const SECTOR_BYTES = 512;
 
 interface LoadNote {
+  /** Of the load that wrote it: if another writer came since, what is there may not be the file's any more. */
+  readonly epoch: number;
   readonly clusterId: string;
   readonly volumeId: number;
   readonly fileBytes: number;
@@ -83,19 +77,38 @@ async function putPiece(
   }
 }
 
-/** Pieces in flight, waited for in order; the first failure is thrown by the next call. */
-class Pipeline {
-  readonly #pieces: Promise<void>[] = [];
-
-  async push(piece: Promise<void>): Promise<void> {
-    piece.catch(() => undefined);
-    this.#pieces.push(piece);
-    if (this.#pieces.length > PIECES_AHEAD) await this.#pieces.shift();
+/** The file's runs in pieces; a hole is one piece however long it is. */
+function* filePieces(file: number, offsetBytes: number, endBytes: number): Generator<FileRun> {
+  for (const run of fileRuns(file, offsetBytes, endBytes)) {
+    const step = run.hole ? run.lengthBytes : PIECE_BYTES_MAX;
+    for (let done = 0; done < run.lengthBytes; done += step)
+      yield {
+        offsetBytes: run.offsetBytes + done,
+        lengthBytes: Math.min(step, run.lengthBytes - done),
+        hole: run.hole,
+      };
   }
+}
 
-  async drain(): Promise<void> {
-    for (const piece of this.#pieces.splice(0)) await piece;
+async function putFilePiece(
+  path: string,
+  file: number,
+  device: CommandDevice,
+  piece: FileRun,
+  fresh: boolean,
+): Promise<void> {
+  const { offsetBytes, lengthBytes, hole } = piece;
+  if (hole) {
+    if (!fresh) await device.trim(offsetBytes, lengthBytes);
+    return;
   }
+  const bytes = new Uint8Array(lengthBytes);
+  for (let filled = 0; filled < lengthBytes; ) {
+    const got = readSync(file, bytes, filled, lengthBytes - filled, offsetBytes + filled);
+    if (got === 0) throw new CommandError("io", `Cannot load ${path}: it became shorter meanwhile`);
+    filled += got;
+  }
+  await putPiece(device, offsetBytes, bytes, fresh);
 }
 
 async function loadFile(
@@ -103,10 +116,11 @@ async function loadFile(
   device: CommandDevice,
   info: VolumeInfo,
   clusterId: string,
+  epoch: number,
   fresh: boolean,
   progress: Progress,
 ): Promise<void> {
-  const file = openSync(path, "r");
+  const file = openNamed(path, "r");
   try {
     const { size, mtimeMs } = fstatSync(file);
     const note = notePath(path, info.volumeId);
@@ -114,6 +128,7 @@ async function loadFile(
     const same =
       earlier !== undefined &&
       earlier.clusterId === clusterId &&
+      earlier.epoch === info.epoch &&
       earlier.fileBytes === size &&
       earlier.modifiedMs === mtimeMs;
     let offsetBytes = same ? earlier.doneBytes : 0;
@@ -123,27 +138,26 @@ async function loadFile(
       );
       progress.skip(offsetBytes);
     }
+    const save = (doneBytes: number) =>
+      writeNote(note, {
+        ...{ epoch, clusterId, volumeId: info.volumeId },
+        ...{ fileBytes: size, modifiedMs: mtimeMs, doneBytes },
+      });
+    save(offsetBytes);
     let notedBytes = offsetBytes;
     const pipeline = new Pipeline();
-    while (offsetBytes < size) {
-      const bytes = new Uint8Array(Math.min(PIECE_BYTES_MAX, size - offsetBytes));
-      const got = readSync(file, bytes, 0, bytes.length, offsetBytes);
-      if (got === 0) throw new CommandError("io", `Cannot load ${path}: it became shorter meanwhile`);
-      await pipeline.push(putPiece(device, offsetBytes, bytes.subarray(0, got), fresh && !same));
-      offsetBytes += got;
-      progress.add(got);
-      if (offsetBytes - notedBytes < NOTE_BYTES && offsetBytes < size) continue;
+    const isEmpty = fresh && !same;
+    for (const piece of filePieces(file, offsetBytes, size)) {
+      await pipeline.push(putFilePiece(path, file, device, piece, isEmpty));
+      offsetBytes = piece.offsetBytes + piece.lengthBytes;
+      progress.add(piece.lengthBytes);
+      if (offsetBytes - notedBytes < NOTE_BYTES) continue;
       await pipeline.drain();
       await device.flush();
       notedBytes = offsetBytes;
-      writeNote(note, {
-        clusterId,
-        volumeId: info.volumeId,
-        fileBytes: size,
-        modifiedMs: mtimeMs,
-        doneBytes: offsetBytes,
-      });
+      save(offsetBytes);
     }
+    await pipeline.drain();
     await device.flush();
     rmSync(note, { force: true });
   } finally {
@@ -203,9 +217,14 @@ async function targetVolume(
 }
 
 function fileBytes(path: string): number {
-  const file = openSync(path, "r");
+  const file = openNamed(path, "r");
   try {
-    return fstatSync(file).size;
+    const status = fstatSync(file);
+    if (!status.isFile())
+      throw new UsageError(
+        `Cannot load ${path}: it is no regular file; use - and standard input: torus ctl block load - VOLUME SIZE < ${path}`,
+      );
+    return status.size;
   } finally {
     closeSync(file);
   }
@@ -252,7 +271,10 @@ export const loadCommand = leaf({
       });
       try {
         if (args.file === "-") await loadPipe(device, fresh, progress);
-        else await loadFile(args.file, device, info, clusterId, fresh, progress);
+        else {
+          const { epoch } = await client.metadata.volumes.info(args.name);
+          await loadFile(args.file, device, info, clusterId, epoch, fresh, progress);
+        }
         progress.finish();
       } finally {
         await device.close();

@@ -1,42 +1,13 @@
 /** `torus ctl block snapshot ...`: named states of a volume that never change. */
 import { formatSize } from "../../base";
-import { isMetaError, type SnapshotInfo } from "../../meta";
+import type { SnapshotInfo } from "../../meta";
 import { type Client, startClient, volumeArgs } from "../client";
-import { CommandError, group, leaf, metaArgs, UsageError, withMetadata } from "../cli";
-import { parseExportName } from "../data-plane";
+import { CommandError, group, leaf, metaArgs, withMetadata } from "../cli";
 import { type Column, outputArgs, outputStyle, renderList } from "../output";
+import { diffCommand } from "./snapshot-diff";
+import { makeSnapshot, parseSnapshotName } from "./snapshot-making";
 
 const WAIT_FOR_LOCK_MS = 20_000;
-
-/** `volume@snapshot`, both named. */
-export function parseSnapshotName(text: string): { readonly volume: string; readonly snapshot: string } {
-  const { volume, snapshot } = parseExportName(text);
-  if (volume === "" || snapshot === undefined || snapshot === "")
-    throw new UsageError(`Cannot read "${text}" as a snapshot: give VOLUME@SNAPSHOT`);
-  return { volume, snapshot };
-}
-
-/**
- * Makes a snapshot, whoever has the volume attached. A detached volume whose log has a tail (its writer crashed) is
- * opened and detached first, which needs its peers.
- */
-export async function makeSnapshot(
-  client: () => Promise<Client>,
-  metadata: Client["metadata"],
-  volume: string,
-  snapshot: string,
-  lease?: string,
-): Promise<Awaited<ReturnType<Client["metadata"]["snapshots"]["create"]>>> {
-  const options = lease === undefined ? {} : { lease };
-  try {
-    return await metadata.snapshots.create(volume, snapshot, options);
-  } catch (error) {
-    if (!isMetaError(error, "volume-has-tail")) throw error;
-  }
-  const device = await (await client()).plane.openDevice({ volume });
-  await device.close();
-  return metadata.snapshots.create(volume, snapshot, options);
-}
 
 const nameArgs = {
   name: { type: "positional", description: "VOLUME@SNAPSHOT", required: true },
@@ -89,6 +60,7 @@ const columns: readonly Column<SnapshotInfo>[] = [
     value: (row) => row.isTemporary,
     text: (row) => (row.isTemporary ? "yes" : "-"),
   },
+  { name: "origin", title: "COPY OF", value: (row) => row.origin ?? null, text: (row) => row.origin ?? "-" },
 ];
 
 const listCommand = leaf({
@@ -167,4 +139,5 @@ export const snapshotCommand = group("snapshot", "Snapshots of volumes", {
   list: listCommand,
   delete: deleteCommand,
   restore: restoreCommand,
+  diff: diffCommand,
 });

@@ -1,7 +1,9 @@
 /** `torus ctl volume ...`: volumes by name. */
 import { formatDuration, formatSize, parseSize } from "../../base";
-import type { VolumeInfo } from "../../meta";
-import { group, leaf, metaArgs, UsageError, withMetadata } from "../cli";
+import type { VolumeRecord } from "../../engine";
+import { isMetaError, type VolumeInfo } from "../../meta";
+import { CommandError, group, leaf, type Metadata, metaArgs, UsageError, withMetadata } from "../cli";
+import { startClient, type VolumeFlags, volumeArgs } from "../client";
 import { type Column, outputArgs, outputStyle, renderList, renderRecord } from "../output";
 
 const nameArg = { type: "positional", description: "Name of the volume", required: true } as const;
@@ -131,22 +133,80 @@ export const volumeInfoCommand = leaf({
   },
 });
 
+/** Through the engine: it trims what lies beyond the new end, and puts a crashed writer's tail in order. */
+async function resizeOpened(
+  args: VolumeFlags,
+  name: string,
+  sizeBytes: number,
+  shrink: boolean,
+): Promise<void> {
+  const client = await startClient(args, 0);
+  try {
+    const device = await client.plane.openDevice({ volume: name });
+    try {
+      await device.resize(sizeBytes, shrink);
+    } finally {
+      await device.close();
+    }
+  } finally {
+    await client.close();
+  }
+}
+
+async function resize(
+  args: VolumeFlags,
+  metadata: Metadata,
+  name: string,
+  sizeBytes: number,
+  shrink: boolean,
+): Promise<VolumeRecord> {
+  const { volumes } = metadata;
+  const { attached, sizeBytes: before } = await volumes.info(name);
+  if (sizeBytes < before && shrink) {
+    if (attached !== undefined)
+      throw new CommandError(
+        "conflict",
+        `Cannot shrink volume "${name}": it is attached by ${attached.holder}; detach it there first`,
+      );
+    await resizeOpened(args, name, sizeBytes, true);
+    return volumes.info(name);
+  }
+  try {
+    return await volumes.resize(name, sizeBytes);
+  } catch (error) {
+    if (!isMetaError(error, "volume-has-tail")) throw error;
+  }
+  await resizeOpened(args, name, sizeBytes, false);
+  return volumes.info(name);
+}
+
 export const volumeResizeCommand = leaf({
   name: "resize",
   description: "Change a volume's size; a larger one reaches clients that have it attached",
-  examples: ["torus ctl volume resize data 20GiB"],
+  examples: ["torus ctl volume resize data 20GiB", "torus ctl volume resize data 5GiB --shrink"],
   args: {
     name: nameArg,
     size: { type: "positional", description: "The new size", required: true },
+    shrink: {
+      type: "boolean",
+      description: "Make it smaller, detached: what lies beyond the new end is lost",
+    },
     json: outputArgs.json,
+    ...volumeArgs,
     ...metaArgs,
   },
   async run(args) {
     const sizeBytes = parseSize(args.size);
-    await withMetadata(args, async ({ volumes }) => {
-      const volume = await volumes.resize(args.name, sizeBytes);
+    await withMetadata(args, async (metadata) => {
+      const { name, sizeBytes: now } = await resize(
+        args,
+        metadata,
+        args.name,
+        sizeBytes,
+        args.shrink === true,
+      );
       console.log(
-        args.json ? JSON.stringify(volume) : `Volume ${volume.name} has ${formatSize(volume.sizeBytes)} now`,
+        args.json ? JSON.stringify({ name, sizeBytes: now }) : `Volume ${name} has ${formatSize(now)} now`,
       );
     });
   },

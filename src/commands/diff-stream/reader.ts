@@ -19,7 +19,7 @@ import {
 export interface DiffRecord {
   readonly offsetBytes: number;
   readonly lengthBytes: number;
-  /** Undefined: nothing is there any more. Valid until the next record is asked for. */
+  /** Undefined: nothing is there any more. In memory of its own. */
   readonly bytes: Uint8Array | undefined;
 }
 

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { C, errnoName, IoError, libc, must, nativeBuffer, systemError } from "../../../../src/base/io";
@@ -24,6 +24,18 @@ test("must names the action, the errno and its meaning", () => {
   expect((caught as IoError).errno).toBe(28);
   expect(systemError("x", -9999).message).toContain("errno 9999");
   expect(errnoName(-104)).toBe("ECONNRESET");
+});
+
+test("lseek finds data and holes of a sparse file", () => {
+  const folder = mkdtempSync(join(tmpdir(), "torus-libc-"));
+  const file = openSync(join(folder, "sparse"), "w+");
+  ftruncateSync(file, 6 * 2 ** 30);
+  writeSync(file, new Uint8Array(65536).fill(7), 0, 65536, 5 * 2 ** 30);
+  expect(libc.lseek(file, 0, C.SEEK_DATA)).toBe(5 * 2 ** 30);
+  expect(libc.lseek(file, 5 * 2 ** 30, C.SEEK_HOLE)).toBe(5 * 2 ** 30 + 65536);
+  expect(libc.lseek(file, 5 * 2 ** 30 + 65536, C.SEEK_DATA)).toBe(-C.ENXIO);
+  closeSync(file);
+  rmSync(folder, { recursive: true });
 });
 
 test("pwrite and pread move bytes beyond 4 GiB, and fallocate, ftruncate, flock and syncs work", () => {
