@@ -11,7 +11,7 @@ import { type ClusterSettingsRecord, isMetaError, MetaRegistry, type PeerRegistr
 import { loadTlsIdentity, type TlsIdentity } from "../../net/tls";
 import { createRing } from "../../ring";
 import { changeRing, type Metadata, metadataOver, type MetaLocation, openStore } from "../cli";
-import { DataPlane, VOLUME_LEASE_TIMES } from "../data-plane";
+import { DataPlane, type UpkeepStatus, VOLUME_LEASE_TIMES } from "../data-plane";
 import type { Logger } from "../log";
 import { clusterFigures, MetricsExporter } from "../metrics";
 import { type AdminServer, type Readiness, startAdminServer } from "./http";
@@ -28,6 +28,7 @@ const HEARTBEAT_MS = 2_000;
 const WAIT_FOR_LOCK_MS = 20_000;
 /** A terabyte in less than a day; settable while running. */
 const SCRUB_BYTES_PER_SECOND = 16 * 1024 * 1024;
+const REPORTED_MAX = 8;
 const BLOCK_SIZE_DEFAULT = 512 * 1024;
 /** Registrations of a daemon that was killed end by themselves. */
 const REGISTER_WAIT_MS = 20_000;
@@ -281,7 +282,7 @@ export class Daemon {
     await this.#registration?.report({
       usedBytes,
       capacityBytes,
-      statistics: { blockCount, suspectCount, ringVersion, ...upkeep },
+      statistics: { blockCount, suspectCount, ringVersion, ...backgroundFigures(upkeep) },
     });
   }
 
@@ -369,6 +370,17 @@ export class Daemon {
       onRefused: (message) => logger.log("warn", message),
     });
   }
+}
+
+/** Lists may be long and a heartbeat is small: the first entries say what is wrong. */
+function backgroundFigures(upkeep: UpkeepStatus | undefined): object {
+  if (upkeep === undefined) return {};
+  const { rebalance, scrub, gc } = upkeep;
+  return {
+    rebalance,
+    scrub: { ...scrub, unrepaired: scrub.unrepaired.slice(0, REPORTED_MAX) },
+    gc: { ...gc, kept: gc.kept.slice(0, REPORTED_MAX), keptCount: gc.kept.length },
+  };
 }
 
 function writeLevel(level: DaemonOptions["writeLevel"]): "all" | "quorum" | "one" {

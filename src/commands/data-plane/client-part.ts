@@ -53,6 +53,8 @@ export interface ClientPartOptions {
 export class ClientPart implements DeviceOpener {
   readonly adp: AdpClient;
   readonly transport: PeerTransport;
+  /** The way to other peers, without the shortcut to this one. */
+  readonly remote: PeerTransport;
   readonly readCache: ReadCache;
   #addresses: ReadonlyMap<PeerId, string> = new Map();
   readonly #http: ConnectTransport;
@@ -88,7 +90,7 @@ export class ClientPart implements DeviceOpener {
       controlTimeoutMs: CONNECT_CONTROL_TIMEOUT_MS,
       connectTimeoutMs: CONNECT_CONNECT_TIMEOUT_MS,
     });
-    const remote = new PeerRouter({
+    this.remote = new PeerRouter({
       transports: new Map<string, PeerTransport>([
         ["adp", this.adp],
         ["adps", this.adp],
@@ -97,7 +99,7 @@ export class ClientPart implements DeviceOpener {
       ]),
       addressOf: (peer) => this.#addressOf(peer),
     });
-    this.transport = local === undefined ? remote : new LocalTransport(local, loop, remote);
+    this.transport = local === undefined ? this.remote : new LocalTransport(local, loop, this.remote);
     this.readCache = new ReadCache(nativeBuffer, config.readCacheBytes);
     this.#ports = {
       clock: loop,

@@ -14,6 +14,7 @@ import { TlsDialer, type TlsIdentity } from "../../net/tls";
 import type { Metadata } from "../cli";
 import { workerEntry } from "../executable";
 import { RegistryServer } from "./registry-rpc";
+import { StateFile } from "./state-file";
 import { holderName, parseExportName } from "./volume-directory";
 import type {
   AoeConfig,
@@ -29,6 +30,8 @@ import type {
   OpenDeviceRequest,
   StorageConfig,
   StorageOpened,
+  UpkeepConfig,
+  UpkeepOrders,
 } from "./worker-api";
 
 const START_TIMEOUT_MS = 20_000;
@@ -87,6 +90,7 @@ type Worker = LoopWorker<MainMethods, DataWorkerMethods, MainEvents, DataWorkerE
 export class DataPlane {
   #registry: RegistryServer | undefined;
   #metadata: Metadata | undefined;
+  #scrubProgress: StateFile | undefined;
   readonly #dialer: TlsDialer | undefined;
   readonly #handles = new WeakMap<CommandDevice, number>();
 
@@ -168,6 +172,16 @@ export class DataPlane {
       waitForLockMs: settings.waitForLockMs,
     });
     server.connect((name, payload) => this.#worker.endpoint.emit(name, payload));
+  }
+
+  /** Starts collection, rebalance and scrub of this peer; how far a scrub is is kept in the file. */
+  openUpkeep(config: UpkeepConfig, scrubProgressPath: string): Promise<void> {
+    this.#scrubProgress = new StateFile(scrubProgressPath);
+    return this.#worker.endpoint.call("openUpkeep", config);
+  }
+
+  orderUpkeep(orders: UpkeepOrders): Promise<void> {
+    return this.#worker.endpoint.call("orderUpkeep", orders);
   }
 
   openAoe(config: AoeConfig): Promise<AoeOpened> {
@@ -266,9 +280,17 @@ export class DataPlane {
           );
         return this.#dialer.dial(address, timeoutMs);
       },
+      loadScrubProgress: () => this.#progressFile().load(),
+      saveScrubProgress: (text) => this.#progressFile().save(text),
       listExports: () => this.#listExports(),
       describeExport: (name) => this.#describeExport(name),
     };
+  }
+
+  #progressFile(): StateFile {
+    if (this.#scrubProgress === undefined)
+      throw new TorusError("not-open", "Cannot reach the scrub's progress: background work was not started");
+    return this.#scrubProgress;
   }
 
   #required(): Metadata {

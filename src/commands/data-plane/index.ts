@@ -19,6 +19,9 @@ export type {
   RegistryConfig,
   StorageConfig,
   StorageOpened,
+  UpkeepConfig,
+  UpkeepOrders,
+  UpkeepStatus,
 } from "./worker-api";
 export { PIECE_BYTES_MAX } from "./device-part";
 export { DataWorkerParts } from "./worker-parts";

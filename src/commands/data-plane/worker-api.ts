@@ -6,6 +6,9 @@
 import type { ClusterId, Incarnation, PeerId } from "../../base";
 import type { DeviceDescription, DeviceExtent } from "../../blockdev";
 import type { PeerStatistics } from "../../engine";
+import type { CollectorStatus } from "../../engine/gc";
+import type { RebalanceStatus } from "../../engine/rebalance";
+import type { ScrubStatus } from "../../engine/scrub";
 import type { StoreStatistics } from "../../engine/store";
 import type { VolumeHealth, VolumeOptions, VolumeStatistics } from "../../engine/volume";
 import type { AdpPeerStatistics, AdpServerStatistics } from "../../net/adp";
@@ -44,6 +47,36 @@ export interface RegistryConfig {
   readonly volume: Partial<VolumeOptions>;
   /** How long an open waits for another holder's lock to end. */
   readonly waitForLockMs: number;
+}
+
+/** Background work as this daemon was started. */
+export interface UpkeepConfig {
+  readonly rebalanceBytesPerSecond: number;
+  readonly scrubBytesPerSecond: number;
+  /** From the end of one scrub to the start of the next; 0: only when asked. */
+  readonly scrubIntervalMs: number;
+}
+
+/** What an administrator wants of background work, on all peers. A count that grows is a request to begin now. */
+export interface UpkeepOrders {
+  /** A rate of null is the one the daemon was started with. */
+  readonly rebalance: {
+    readonly paused: boolean;
+    readonly bytesPerSecond: number | null;
+    readonly requests: number;
+  };
+  readonly scrub: {
+    readonly paused: boolean;
+    readonly bytesPerSecond: number | null;
+    readonly requests: number;
+  };
+  readonly gc: { readonly requests: number };
+}
+
+export interface UpkeepStatus {
+  readonly rebalance: RebalanceStatus;
+  readonly scrub: ScrubStatus;
+  readonly gc: CollectorStatus;
 }
 
 export interface FrontEndConfig {
@@ -103,6 +136,8 @@ export interface DataPlaneStatus {
   readonly readCache:
     | { readonly hits: number; readonly misses: number; readonly pageCount: number }
     | undefined;
+  /** Background work, where this process is a peer. */
+  readonly upkeep: UpkeepStatus | undefined;
   readonly turnCount: number;
   readonly latencies: readonly LatencySnapshot[];
 }
@@ -161,6 +196,9 @@ export interface DataWorkerMethods extends DeviceMethods {
   /** A client that came through TLS: the plain end of its connection, which then belongs to the worker. */
   adoptClient(argument: AdoptedClient): void;
   connectRegistry(config: RegistryConfig): void;
+  /** Starts the background work of a peer; after storage and registry. */
+  openUpkeep(config: UpkeepConfig): void;
+  orderUpkeep(orders: UpkeepOrders): void;
   openFrontEnd(config: FrontEndConfig): Promise<{ readonly addresses: readonly string[] }>;
   openAoe(config: AoeConfig): Promise<AoeOpened>;
   status(argument: undefined): Promise<DataPlaneStatus>;
@@ -170,6 +208,9 @@ export interface DataWorkerMethods extends DeviceMethods {
 export interface MainMethods extends RegistryMethods {
   /** Connects with TLS; the descriptor of the plain end then belongs to the worker. */
   dialTls(argument: { readonly address: string; readonly timeoutMs: number }): Promise<number>;
+  /** How far the scrub was when this daemon ran last. */
+  loadScrubProgress(argument: undefined): Promise<string | undefined>;
+  saveScrubProgress(text: string): Promise<void>;
   listExports(argument: undefined): Promise<readonly DeviceDescription[]>;
   describeExport(name: string): Promise<DeviceDescription | undefined>;
 }

@@ -11,6 +11,7 @@ import { FrontEndPart } from "./front-end-part";
 import { LatencyRecorder, measureLoopLag } from "./latency";
 import { type RegistryCaller, RemoteRegistry } from "./registry-rpc";
 import { StoragePart } from "./storage-part";
+import { UpkeepPart } from "./upkeep-part";
 import type {
   AoeConfig,
   DataPlaneStatus,
@@ -21,9 +22,12 @@ import type {
   MainMethods,
   RegistryConfig,
   StorageConfig,
+  UpkeepConfig,
 } from "./worker-api";
 
 const CATALOG_TIMEOUT_MS = 15_000;
+/** A small file, on a disk that may be busy. */
+const PROGRESS_TIMEOUT_MS = 30_000;
 /** The dialer keeps its own deadline; this is for the way there and back. */
 const DIAL_SLACK_MS = 1_000;
 
@@ -36,6 +40,8 @@ export class DataWorkerParts {
   readonly #stopLag: () => void;
   #storage: StoragePart | undefined;
   #client: ClientPart | undefined;
+  #registry: RemoteRegistry | undefined;
+  #upkeep: UpkeepPart | undefined;
   #frontEnd: FrontEndPart | undefined;
   #devices: DevicePart | undefined;
   readonly #aoe: AoePart[] = [];
@@ -81,6 +87,7 @@ export class DataWorkerParts {
         endpoint.call("dialTls", { address, timeoutMs }, timeoutMs + DIAL_SLACK_MS),
       );
       const registry = new RemoteRegistry(endpoint as unknown as RegistryCaller, config.registry);
+      this.#registry = registry;
       this.#client = new ClientPart({
         loop,
         network,
@@ -91,6 +98,20 @@ export class DataWorkerParts {
         latencies: this.#latencies,
       });
     },
+    openUpkeep: (config: UpkeepConfig) => {
+      const { loop, endpoint } = this.#context;
+      this.#upkeep = new UpkeepPart({
+        loop,
+        storage: this.#required(this.#storage, "storage"),
+        client: this.#required(this.#client, "registry"),
+        registry: this.#required(this.#registry, "registry"),
+        config,
+        loadScrubProgress: () => endpoint.call("loadScrubProgress", undefined, PROGRESS_TIMEOUT_MS),
+        saveScrubProgress: (text) => endpoint.call("saveScrubProgress", text, PROGRESS_TIMEOUT_MS),
+        log: (event) => this.#log(event),
+      });
+    },
+    orderUpkeep: (orders) => this.#required(this.#upkeep, "background work").order(orders),
     openFrontEnd: async (config: FrontEndConfig) => {
       const { loop, network, endpoint } = this.#context;
       const { part, addresses } = await FrontEndPart.open({
@@ -134,6 +155,7 @@ export class DataWorkerParts {
 
   async close(): Promise<void> {
     try {
+      await this.#upkeep?.close();
       await this.#frontEnd?.close();
       for (const part of this.#aoe) await part.close();
       await this.#devices?.close();
@@ -155,6 +177,7 @@ export class DataWorkerParts {
         cache === undefined
           ? undefined
           : { hits: cache.hits, misses: cache.misses, pageCount: cache.pageCount },
+      upkeep: this.#upkeep?.status(),
       turnCount: this.#context.loop.turnCount,
       latencies: this.#latencies.snapshots(),
     };

@@ -58,7 +58,6 @@ const EMPTY_STATUS: DataPlaneStatus = {
   nbd: undefined,
   readCache: undefined,
   upkeep: undefined,
-  upkeep: undefined,
   turnCount: 0,
   latencies: [],
 };

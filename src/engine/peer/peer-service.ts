@@ -41,6 +41,8 @@ export class PeerService implements StorageService {
   readonly #clock: Clock;
   readonly #verifier: BlockVerifier;
   #identity: PeerIdentity;
+  /** Puts of writers and reads of pages since the start: work of clients, not copies and questions of other peers. */
+  clientRequestCount = 0;
 
   constructor(options: PeerServiceOptions) {
     this.#store = options.store;
@@ -55,6 +57,7 @@ export class PeerService implements StorageService {
   }
 
   put(request: ServicePut): void {
+    if (request.writerEpoch !== 0) this.clientRequestCount++;
     const fault = this.#verifier.verify(request.buffer, request.offset, request.lengthBytes);
     if (fault === BlockFault.none) return this.#store.put(request);
     if (fault === BlockFault.wrongCluster) return request.done(StorageStatus.wrongCluster);
@@ -75,6 +78,7 @@ export class PeerService implements StorageService {
     const { firstSlot, slotCount } = request;
     if (!Number.isInteger(firstSlot) || !Number.isInteger(slotCount) || firstSlot < 0 || slotCount < 0)
       return request.done(StorageStatus.badRequest, undefined, 0, 0, 0);
+    if (slotCount > 0) this.clientRequestCount++;
     this.#store.read(request);
   }
 
