@@ -113,6 +113,9 @@ async function build(target: Target, outfile: string): Promise<void> {
     entrypoints: ["src/main.ts", ...workers].map((file) => join(root, file)),
     root: join(root, "src"),
     target: "bun",
+    // Parsed ahead of time: a command starts in a third of the time. Only for the platform that builds.
+    format: "esm",
+    bytecode: target === `${process.platform}-${process.arch}`,
     // Identifiers stay, so that the stack of a --debug report names functions and error classes.
     minify: { whitespace: true, syntax: true, identifiers: false },
     define: {
