@@ -78,6 +78,11 @@ export interface DiskFile {
   /** Makes every write that returned before this call durable; `done` never runs before this returns. */
   sync(operation: DiskOperation, done: (status: DiskStatus) => void): void;
   /**
+   * Writes zeros and waits until they have left the page cache, elsewhere than on the caller's thread; absent where
+   * a first write costs no more than a later one. It must not overlap a write until `done`.
+   */
+  zero?(fileOffsetBytes: number, lengthBytes: number, done: (status: DiskStatus) => void): void;
+  /**
    * The whole file as memory, coherent with `write`, for reading only; undefined when the disk cannot. Stays valid
    * until the disk is closed. A bad sector under a mapping kills the process, so scrub and replay use `read`.
    */

@@ -375,6 +375,14 @@ class AttachedFile implements DiskFile {
     });
   }
 
+  zero(fileOffsetBytes: number, lengthBytes: number, done: (status: DiskStatus) => void): void {
+    if (this.disk.isDead) return;
+    this.options.clock.schedule(this.options.syncMs?.() ?? 0, () => {
+      if (this.disk.isDead) return;
+      done(this.media.write(this.name, "data.zero", fileOffsetBytes, new Uint8Array(lengthBytes)));
+    });
+  }
+
   map(): NativeBuffer | undefined {
     return this.disk.isMappable ? this.media.memoryOf(this.name) : undefined;
   }

@@ -32,11 +32,14 @@ import {
 import { assert } from "../errors";
 import { mapFile } from "./file-mapping";
 import { C, errnoName, libc } from "./libc";
+import { nativeBuffer } from "./memory";
 import { type Syncer, writeFile } from "./sync-channel";
 
 const EDQUOT = 122;
 const EOPNOTSUPP = 95;
 const TMPFS_MAGIC = 0x01021994;
+/** Written ahead at once; a sync that comes meanwhile waits about a millisecond for it. */
+const zeros = nativeBuffer(256 * 1024);
 const LOCK_NAME = "lock";
 const TEMPORARY_SUFFIX = ".tmp";
 
@@ -105,7 +108,8 @@ class DirectoryDisk implements Disk {
     const path = join(this.description, name);
     const fd = libc.open(path, C.O_RDWR | C.O_CLOEXEC, 0);
     if (fd < 0) throw new DiskError("disk-failed", `Cannot open ${path}: ${errnoName(fd)}`);
-    const file = new FdFile(name, fd, statSync(path).size, this.#syncer, this.#mapFiles);
+    const isInMemory = statfsSync(this.description).type === TMPFS_MAGIC;
+    const file = new FdFile(name, fd, statSync(path).size, this.#syncer, this.#mapFiles, !isInMemory);
     this.#files.set(name, file);
     return file;
   }
@@ -187,6 +191,7 @@ class FdFile implements DiskFile {
   #pendingSyncs = 0;
   #isClosed = false;
   #mapping: NativeBuffer | undefined;
+  readonly zero?: NonNullable<DiskFile["zero"]>;
 
   constructor(
     readonly name: string,
@@ -194,7 +199,17 @@ class FdFile implements DiskFile {
     readonly sizeBytes: number,
     private readonly syncer: Syncer,
     private readonly isMappable: boolean,
-  ) {}
+    isZeroingUseful: boolean,
+  ) {
+    if (isZeroingUseful)
+      this.zero = (fileOffsetBytes, lengthBytes, done) => {
+        assert(lengthBytes <= zeros.bytes.length, `cannot zero ${lengthBytes} bytes at once`);
+        this.#pendingSyncs += 1;
+        this.syncer.writeOut(this.fd, zeros.address, lengthBytes, fileOffsetBytes, (result) =>
+          this.#finish(result, done),
+        );
+      };
+  }
 
   write(
     _operation: DiskOperation,
@@ -233,14 +248,13 @@ class FdFile implements DiskFile {
 
   sync(_operation: DiskOperation, done: (status: DiskStatus) => void): void {
     this.#pendingSyncs += 1;
-    this.syncer.sync(this.fd, (result) => {
-      this.#pendingSyncs -= 1;
-      if (this.#isClosed) {
-        if (this.#pendingSyncs === 0) libc.close(this.fd);
-        return;
-      }
-      done(result < 0 ? statusOf(result) : DiskStatus.ok);
-    });
+    this.syncer.sync(this.fd, (result) => this.#finish(result, done));
+  }
+
+  #finish(result: number, done: (status: DiskStatus) => void): void {
+    this.#pendingSyncs -= 1;
+    if (!this.#isClosed) done(result < 0 ? statusOf(result) : DiskStatus.ok);
+    else if (this.#pendingSyncs === 0) libc.close(this.fd);
   }
 
   map(): NativeBuffer | undefined {

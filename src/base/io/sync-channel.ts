@@ -5,21 +5,34 @@
  * write too: to a raw device, which takes as long as a sync; threads of one process share memory, so it is named by
  * its address.
  *
+ * Where a sync costs next to nothing (a file system in memory) those wakings are most of what a small flush takes. So
+ * the worker also tells how long each sync took, and after a row of quick ones the loop syncs in place, until some
+ * turn out slow there.
+ *
  *   loop:   ring[head] = job, head += 1, wake worker          worker: while tail < head: do ring[tail],
  *   loop:   for each result between done and tail: callback           result[tail], tail += 1, wake loop
  *
  * The words of the shared memory: 0 head, 1 tail, 2 stop; then JOB_WORDS for each job: descriptor, length (0: a
- * sync), address low and high, offset low and high, result, unused.
+ * sync), address low and high, offset low and high, result, 1 when the write is to leave the page cache.
+ * A sync's answer has the microseconds it took in the place of the address.
  */
 import { assert } from "../errors";
 import type { EventLoop, FdWatch } from "./event-loop";
 import { C, libc, must } from "./libc";
 import { nativeBuffer } from "./memory";
 
+/** A sync up to this is quick: handing it to another thread would take longer. */
+const QUICK_SYNC_US_MAX = 20;
+/** Each quick sync counts one for syncing in place, a slow one as many against it; in place from the threshold on. */
+const SLOW_SYNC_PENALTY = 24;
+const IN_PLACE_SCORE_MIN = 16;
+const IN_PLACE_SCORE_MAX = 64;
 /** Jobs that may be under way at once; a store asks for one sync per file of a group. */
 const RING_SLOTS = 4096;
 const JOB_WORDS = 8;
+const TIME_WORD = 2;
 const RESULT_WORD = 6;
+const WRITE_OUT_WORD = 7;
 const HEAD = 0;
 const TAIL = 1;
 const STOP = 2;
@@ -32,6 +45,14 @@ export interface Syncer {
   sync(file: number, done: (result: number) => void): void;
   /** Writes the whole range; the memory must not change, nor go, until `done`. */
   write(
+    file: number,
+    address: number,
+    lengthBytes: number,
+    offsetBytes: number,
+    done: (result: number) => void,
+  ): void;
+  /** The same, and waits until the range has left the page cache: a later sync then has less to do. */
+  writeOut(
     file: number,
     address: number,
     lengthBytes: number,
@@ -79,7 +100,9 @@ export function serveSyncs(channel: SyncChannel): void {
       const tail = Atomics.load(words, TAIL);
       if (tail === Atomics.load(words, HEAD)) break;
       const job = RING + (tail & (RING_SLOTS - 1)) * JOB_WORDS;
+      const startNs = Bun.nanoseconds();
       words[job + RESULT_WORD] = doJob(words, job);
+      words[job + TIME_WORD] = Math.min((Bun.nanoseconds() - startNs) / 1000, 2 ** 31 - 1);
       Atomics.store(words, TAIL, (tail + 1) | 0);
       signal(channel.replyHandle);
     }
@@ -90,9 +113,18 @@ function doJob(words: Int32Array, job: number): number {
   const word = (index: number) => (words[job + index] as number) >>> 0;
   const file = word(0);
   const lengthBytes = word(1);
-  return lengthBytes === 0
-    ? syncFile(file)
-    : writeFile(file, word(2) + word(3) * TWO_32, lengthBytes, word(4) + word(5) * TWO_32);
+  if (lengthBytes === 0) return syncFile(file);
+  const address = word(2) + word(3) * TWO_32;
+  const offsetBytes = word(4) + word(5) * TWO_32;
+  return word(WRITE_OUT_WORD) === 1
+    ? writeOutFile(file, address, lengthBytes, offsetBytes)
+    : writeFile(file, address, lengthBytes, offsetBytes);
+}
+
+function writeOutFile(file: number, address: number, lengthBytes: number, offsetBytes: number): number {
+  const result = writeFile(file, address, lengthBytes, offsetBytes);
+  const all = C.SYNC_FILE_RANGE_WAIT_BEFORE | C.SYNC_FILE_RANGE_WRITE | C.SYNC_FILE_RANGE_WAIT_AFTER;
+  return result < 0 ? result : libc.syncFileRange(file, offsetBytes, lengthBytes, all);
 }
 
 function syncFile(file: number): number {
@@ -120,9 +152,11 @@ export class WorkerSyncer implements Syncer {
   readonly #counter = nativeBuffer(8);
   readonly #callbacks: (((result: number) => void) | undefined)[] = new Array(RING_SLOTS).fill(undefined);
   #done = 0;
+  /** How much speaks for syncing in place. */
+  #score = 0;
 
   constructor(
-    loop: EventLoop,
+    private readonly loop: EventLoop,
     private readonly channel: SyncChannel,
   ) {
     this.#words = new Int32Array(channel.shared);
@@ -131,7 +165,9 @@ export class WorkerSyncer implements Syncer {
   }
 
   sync(file: number, done: (result: number) => void): void {
-    this.#submit(file, 0, 0, 0, done);
+    const isIdle = Atomics.load(this.#words, HEAD) === this.#done;
+    if (isIdle && this.#score >= IN_PLACE_SCORE_MIN) this.#syncInPlace(file, done);
+    else this.#submit(file, 0, 0, 0, 0, done);
   }
 
   write(
@@ -141,12 +177,33 @@ export class WorkerSyncer implements Syncer {
     offsetBytes: number,
     done: (result: number) => void,
   ): void {
-    assert(lengthBytes > 0 && lengthBytes < TWO_32, `a write of ${lengthBytes} bytes`);
-    this.#submit(file, address, lengthBytes, offsetBytes, done);
+    this.#submit(file, address, lengthBytes, offsetBytes, 0, done);
+  }
+
+  writeOut(
+    file: number,
+    address: number,
+    lengthBytes: number,
+    offsetBytes: number,
+    done: (result: number) => void,
+  ): void {
+    this.#submit(file, address, lengthBytes, offsetBytes, 1, done);
   }
 
   close(): void {
     this.#watch.close();
+  }
+
+  #syncInPlace(file: number, done: (result: number) => void): void {
+    const startNs = Bun.nanoseconds();
+    const result = syncFile(file);
+    this.#count((Bun.nanoseconds() - startNs) / 1000);
+    this.loop.afterTurn(() => done(result));
+  }
+
+  #count(timeUs: number): void {
+    if (timeUs <= QUICK_SYNC_US_MAX) this.#score = Math.min(this.#score + 1, IN_PLACE_SCORE_MAX);
+    else this.#score = Math.max(this.#score - SLOW_SYNC_PENALTY, 0);
   }
 
   #submit(
@@ -154,8 +211,10 @@ export class WorkerSyncer implements Syncer {
     address: number,
     lengthBytes: number,
     offsetBytes: number,
+    writeOut: number,
     done: (result: number) => void,
   ): void {
+    assert(lengthBytes < TWO_32, `a job of ${lengthBytes} bytes`);
     const words = this.#words;
     const head = Atomics.load(words, HEAD);
     assert(((head - this.#done) | 0) < RING_SLOTS, "too many syncs are under way");
@@ -167,6 +226,7 @@ export class WorkerSyncer implements Syncer {
     words[job + 3] = Math.floor(address / TWO_32);
     words[job + 4] = (offsetBytes % TWO_32) | 0;
     words[job + 5] = Math.floor(offsetBytes / TWO_32);
+    words[job + WRITE_OUT_WORD] = writeOut;
     this.#callbacks[slot] = done;
     Atomics.store(words, HEAD, (head + 1) | 0);
     signal(this.channel.requestHandle);
@@ -180,7 +240,9 @@ export class WorkerSyncer implements Syncer {
       const callback = this.#callbacks[slot];
       this.#callbacks[slot] = undefined;
       this.#done = (this.#done + 1) | 0;
-      callback?.(this.#words[RING + slot * JOB_WORDS + RESULT_WORD] as number);
+      const job = RING + slot * JOB_WORDS;
+      if (this.#words[job + 1] === 0) this.#count(this.#words[job + TIME_WORD] as number);
+      callback?.(this.#words[job + RESULT_WORD] as number);
     }
   }
 }
@@ -202,6 +264,17 @@ export class InlineSyncer implements Syncer {
     done: (result: number) => void,
   ): void {
     const result = writeFile(file, address, lengthBytes, offsetBytes);
+    this.defer(() => done(result));
+  }
+
+  writeOut(
+    file: number,
+    address: number,
+    lengthBytes: number,
+    offsetBytes: number,
+    done: (result: number) => void,
+  ): void {
+    const result = writeOutFile(file, address, lengthBytes, offsetBytes);
     this.defer(() => done(result));
   }
 }

@@ -56,6 +56,12 @@ const INODE_RESERVE_DIVISOR = 64;
 const GATHER_WHOLE_BYTES = 64 * 1024;
 /** Enough for the headers of most blocks of the default size. */
 const HEADER_READ_BYTES = 4096;
+/** Zeros are written this far ahead of the blocks, in steps, while little else is written. */
+const ZERO_AHEAD_BYTES = 64 * 1024 * 1024;
+const ZERO_STEP_BYTES = 256 * 1024;
+const ZERO_PAUSE_MS = 10;
+/** More than this put within a pause: the disk has better things to do. */
+const ZERO_QUIET_BYTES = 256 * 1024;
 /** Between two slices of a checkpoint. */
 const CHECKPOINT_PAUSE_MS = 1;
 
@@ -138,6 +144,11 @@ export class SegmentStore implements BlockStore {
   #capacityUnits = 0;
   #inodeReserveUnits = 0;
   #isFormatting = false;
+  #isZeroing = false;
+  /** Being zeroed on the disk. */
+  #zeroing: { readonly segment: Segment; readonly start: number; readonly count: number } | undefined;
+  /** Put since zeroing ahead last looked. */
+  #putBytes = 0;
   #isFormatImpossible = false;
 
   #open = new Group();
@@ -379,6 +390,9 @@ export class SegmentStore implements BlockStore {
     segment.freeUnits -= units;
     this.#freeUnits -= units;
     segment.entryCount += entriesFor(extentCount);
+    if (extentCount === 0) segment.writtenEnd = Math.max(segment.writtenEnd, unit + units);
+    this.#putBytes += request.lengthBytes;
+    this.#zeroAhead(segment);
     this.#open.puts.push(request);
     this.#open.rows.push(slot);
     this.#markDirty(segment);
@@ -420,9 +434,64 @@ export class SegmentStore implements BlockStore {
         slot < slotEnd;
         slot = this.#index.nextOfSegment(segment.number, slot + 1, slotEnd)
       )
-        this.#rows.forEachRun(slot, (start, count) => map.take(start, count));
+        this.#rows.forEachRun(slot, (start, count) => {
+          map.take(start, count);
+          segment.writtenEnd = Math.max(segment.writtenEnd, start + count);
+        });
+    const zeroing = this.#zeroing;
+    if (zeroing?.segment === segment) map.take(zeroing.start, zeroing.count);
     this.#active = segment;
     this.#activeMap = map;
+    this.#zeroAhead(segment);
+  }
+
+  /**
+   * The first write to reserved space makes the file system change its records within the next sync, which doubles
+   * what that costs; so zeros go there first, in the background, never over anything that is or was taken.
+   */
+  #zeroAhead(segment: Segment): void {
+    if (this.#isZeroing || segment.file.zero === undefined || segment !== this.#active) return;
+    const aheadUnits = ZERO_AHEAD_BYTES / this.#context.unitBytes;
+    segment.zeroedEnd = Math.max(segment.zeroedEnd, segment.writtenEnd);
+    const isEnough = segment.zeroedEnd - segment.writtenEnd > aheadUnits / 2;
+    if (isEnough || segment.zeroedEnd >= segment.geometry.dataUnits) return;
+    this.#isZeroing = true;
+    this.#stepZeroing(segment, segment.zeroedEnd + aheadUnits);
+  }
+
+  #stepZeroing(segment: Segment, endUnit: number): void {
+    const map = this.#activeMap;
+    segment.zeroedEnd = Math.max(segment.zeroedEnd, segment.writtenEnd);
+    const start = segment.zeroedEnd;
+    const stepUnits = ZERO_STEP_BYTES / this.#context.unitBytes;
+    const count = Math.min(stepUnits, segment.geometry.dataUnits - start);
+    const isOver = this.#isStopped || segment !== this.#active || start >= endUnit || count <= 0;
+    if (isOver || map === undefined || !map.isFree(start, count)) {
+      this.#isZeroing = false;
+      return;
+    }
+    if (this.#putBytes > ZERO_QUIET_BYTES) {
+      this.#putBytes = 0;
+      this.#clock.schedule(ZERO_PAUSE_MS, () => this.#stepZeroing(segment, endUnit));
+      return;
+    }
+    this.#putBytes = 0;
+    // Nobody else may have these units meanwhile, nor after another segment was active in between.
+    map.take(start, count);
+    this.#zeroing = { segment, start, count };
+    segment.zeroedEnd = start + count;
+    segment.file.zero?.(segment.fileOffsetOf(start), count * this.#context.unitBytes, (status) => {
+      this.#zeroing = undefined;
+      if (segment === this.#active) this.#activeMap?.release(start, count);
+      segment.unitsImpossible = Number.POSITIVE_INFINITY;
+      if (status === DiskStatus.ioError)
+        return this.#poison(
+          `Cannot write ${segment.file.name} in ${this.#disk.description}: the disk reports an error`,
+        );
+      // Without room there is nothing to prepare.
+      if (status !== DiskStatus.ok) return;
+      this.#clock.schedule(ZERO_PAUSE_MS, () => this.#stepZeroing(segment, endUnit));
+    });
   }
 
   /** Has a fresh segment ready before the last one is full. */

@@ -67,6 +67,9 @@ export class Segment {
   /** Fragmented: no block of this many units finds room until something is released. */
   unitsImpossible = Number.POSITIVE_INFINITY;
   isCheckpointing = false;
+  /** Beyond every unit written since the segment was made active, and beyond what was zeroed ahead. */
+  writtenEnd = 0;
+  zeroedEnd = 0;
   /** No record but marks came after the last sync that a record tells of. */
   isCovered = true;
   #ring: RecordRing | undefined;

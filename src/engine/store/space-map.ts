@@ -24,6 +24,11 @@ export class SpaceMap {
     return this.#freeUnits;
   }
 
+  /** Whether all of a run is free. */
+  isFree(start: number, count: number): boolean {
+    return start + count <= this.unitCount && this.#runEnd(start, count) === start + count;
+  }
+
   take(start: number, count: number): void {
     for (let unit = start; unit < start + count; ) {
       const word = unit >>> 5;

@@ -190,6 +190,9 @@ test("WriteBehind reads back what was added, whatever was submitted or done, and
       const memories: ReturnType<typeof nativeBuffer>[] = [];
       const syncer: Syncer = {
         sync: (_file, done) => jobs.push(() => done(0)),
+        writeOut: () => {
+          throw new Error("nothing is written out");
+        },
         write: (_file, address, lengthBytes, offsetBytes, done) =>
           jobs.push(() => {
             const memory = memories.find(

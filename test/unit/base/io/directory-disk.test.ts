@@ -1,6 +1,16 @@
 /** DirectoryDisk and the sync channel on a real directory. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DiskError, DiskStatus, heapBuffer } from "../../../../src/base";
@@ -173,5 +183,37 @@ describe("WorkerSyncer", () => {
       await thread.stop();
       expect(failures).toEqual([]);
       expect(existsSync(root)).toBe(true);
+    }));
+
+  test("syncs of a file system in memory are soon done in place, with the same results, never inside the call", () =>
+    withLoop(async (loop) => {
+      const thread = startSyncThread(workerFile, () => {});
+      const syncer = new WorkerSyncer(loop, thread.channel);
+      const memory = mkdtempSync("/dev/shm/torus-sync-");
+      writeFileSync(join(memory, "file"), "x");
+      const file = openSync(join(memory, "file"), "r+");
+      let inPlace = 0;
+      for (let round = 0; round < 2_000 && inPlace < 100; round += 1) {
+        const head = new Int32Array(thread.channel.shared)[0];
+        let result: number | undefined;
+        syncer.sync(file, (value) => {
+          result = value;
+        });
+        expect(result).toBeUndefined();
+        if (new Int32Array(thread.channel.shared)[0] === head) inPlace += 1;
+        await until(loop, "the sync answered", () => result !== undefined);
+        expect(result).toBe(0);
+      }
+      expect(inPlace).toBe(100);
+      let result: number | undefined;
+      syncer.sync(999_999, (value) => {
+        result = value;
+      });
+      await until(loop, "the failed sync answered", () => result !== undefined);
+      expect(result).toBe(-9);
+      closeSync(file);
+      rmSync(memory, { recursive: true });
+      syncer.close();
+      await thread.stop();
     }));
 });

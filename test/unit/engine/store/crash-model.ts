@@ -306,6 +306,8 @@ class Schedule {
       const mustBePresent = modelled.fate === "acknowledged";
       if (mustBePresent && status !== StorageStatus.ok)
         throw new Error(`${key} was acknowledged and is ${status}`);
+      if (modelled.fate === "delete-pending" && isPresent && status !== StorageStatus.ok)
+        throw new Error(`${key} is not deleted yet and is ${status}`);
       if (modelled.fate === "deleted" && isPresent) throw new Error(`${key} was deleted and is ${status}`);
       if (modelled.life === this.#life && modelled.fate === "put-pending")
         throw new Error(`the put of ${key} was never answered`);
