@@ -11,6 +11,7 @@ import {
   openStore,
   resolveMetaLocation,
   resolvePeerTls,
+  UsageError,
 } from "../cli";
 import { DataPlane, type DataPlaneStatus, VOLUME_LEASE_TIMES } from "../data-plane";
 import { type Logger, makeLogger } from "../log";
@@ -102,6 +103,11 @@ export async function startClient(
     const tlsFiles = await resolvePeerTls(flags);
     const tls = tlsFiles === undefined ? undefined : await loadTlsIdentity(tlsFiles, systemClock.wallMs());
     registry = await MetaRegistry.start(metadata.context, { leaseTimes: VOLUME_LEASE_TIMES });
+    const secured = registry.cluster().peers.find(({ address }) => /^(adps|https):/.test(address));
+    if (tls === undefined && secured !== undefined)
+      throw new UsageError(
+        `Cannot reach the peers: ${secured.address} asks for TLS; give --peer-cert-file, --peer-key-file and --peer-ca-file`,
+      );
     plane = await DataPlane.start({
       onLog: ({ level, message }) => logger.log(level, message),
       onFatal,

@@ -6,7 +6,7 @@ import { PeerService } from "../../engine/peer";
 import { openSegmentStore, type SegmentStore } from "../../engine/store";
 import { AdpServer } from "../../net/adp";
 import { StorageUnary } from "../../net/connect";
-import { type LatencyRecorder, MeasuredSyncer } from "./latency";
+import { type LatencyRecorder, measureSyncs } from "./latency";
 import type { DataPlaneStatus, StorageConfig, StorageOpened } from "./worker-api";
 
 export interface StoragePartOptions {
@@ -34,7 +34,7 @@ export class StoragePart {
     const store = await openSegmentStore({
       disk: openDirectoryDisk({
         path: config.directory,
-        syncer: new MeasuredSyncer(
+        syncer: measureSyncs(
           new WorkerSyncer(loop, options.syncChannel),
           loop,
           options.latencies.histogram("storeSync", "data"),

@@ -307,7 +307,9 @@ export class ConnectPeerLink {
   }
 
   #adopt(connection: StreamConnection, address: string): HttpConnection {
-    const http = new HttpConnection(connection, this.options.allocate, address, (closed) => {
+    // What stands before the host (`tls:`) is for the network only.
+    const host = /[^:]*:\d+$|\[[^\]]*\]:\d+$/.exec(address)?.[0] ?? address;
+    const http = new HttpConnection(connection, this.options.allocate, host, (closed) => {
       this.#connections.delete(closed);
     });
     this.#connections.add(http);

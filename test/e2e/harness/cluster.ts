@@ -3,7 +3,7 @@
  * be killed and started again with the same flags, ports and data. No test knows a flag or a JSON field that is
  * not named here.
  */
-import { existsSync, mkdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { torusBinary } from "./binary";
 import { nbdlist, tcpUri, unixUri } from "./clients";
 import { Etcd } from "./etcd";
@@ -17,6 +17,17 @@ const TAKEOVER_MS_MAX = 90_000;
 
 export type PeerScheme = "adp" | "http";
 
+/** PEM files. */
+export interface CertificateFiles {
+  readonly certFile: string;
+  readonly keyFile: string;
+  readonly caFile: string;
+}
+
+export function certificateFlags({ certFile, keyFile, caFile }: CertificateFiles): string[] {
+  return ["--peer-cert-file", certFile, "--peer-key-file", keyFile, "--peer-ca-file", caFile];
+}
+
 export interface ClusterOptions {
   /** Tells the clusters of one scene apart. */
   readonly name?: string;
@@ -26,6 +37,8 @@ export interface ClusterOptions {
   readonly replication?: number;
   /** `--size` of each daemon. */
   readonly size?: string;
+  /** Daemons serve by TLS with the one certificate; ctl and clients have the other. */
+  readonly tls?: { readonly daemon: CertificateFiles; readonly admin: CertificateFiles };
   /** Further flags of every daemon. */
   readonly daemonFlags?: readonly string[];
 }
@@ -43,7 +56,26 @@ export class Daemon {
   ) {}
 
   get adminUrl(): string {
-    return `http://127.0.0.1:${this.adminPort}`;
+    return `${this.cluster.tls === undefined ? "http" : "https"}://127.0.0.1:${this.adminPort}`;
+  }
+
+  /** A request to the admin server, with the administrator's certificate where there is TLS. */
+  ask(path: string, options: RequestInit = {}): Promise<Response> {
+    const { tls } = this.cluster;
+    const pem = (file: string) => readFileSync(file, "utf8");
+    return fetch(`${this.adminUrl}${path}`, {
+      signal: AbortSignal.timeout(2_000),
+      ...options,
+      ...(tls === undefined
+        ? {}
+        : {
+            tls: { cert: pem(tls.admin.certFile), key: pem(tls.admin.keyFile), ca: pem(tls.admin.caFile) },
+          }),
+    });
+  }
+
+  output(): string {
+    return this.process?.output() ?? "";
   }
 
   get pid(): number {
@@ -65,8 +97,7 @@ export class Daemon {
       `${this.name} to be ready`,
       async () => {
         if (!started.running) return true;
-        const answer = await fetch(`${this.adminUrl}/readyz`, { signal: AbortSignal.timeout(2_000) });
-        return answer.ok;
+        return (await this.ask("/readyz")).ok;
       },
       READY_MS_MAX,
     );
@@ -214,8 +245,15 @@ export class Cluster {
     return cluster;
   }
 
+  get tls(): ClusterOptions["tls"] {
+    return this.options.tls;
+  }
+
   get metaFlags(): readonly string[] {
-    return ["--meta", this.etcd?.metaUrl ?? this.daemons[0]!.adminUrl];
+    return [
+      ...["--meta", this.etcd?.metaUrl ?? this.daemons[0]!.adminUrl],
+      ...(this.tls === undefined ? [] : certificateFlags(this.tls.admin)),
+    ];
   }
 
   async torus(args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
@@ -275,6 +313,7 @@ export class Cluster {
       ...["--peer-address", `${this.options.scheme ?? "adp"}://127.0.0.1:${peerPort}`],
       ...["--host", "127.0.0.1", "--port", String(adminPort)],
       ...(this.etcd === undefined ? [] : ["--meta", this.etcd.metaUrl, "--auto-join"]),
+      ...(this.tls === undefined ? [] : certificateFlags(this.tls.daemon)),
       ...(this.options.daemonFlags ?? []),
     ]);
     this.daemons.push(daemon);

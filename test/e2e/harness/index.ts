@@ -15,7 +15,7 @@ export {
   tcpUri,
   unixUri,
 } from "./clients";
-export { Cluster, type NbdServer, type PeerScheme } from "./cluster";
+export { type CertificateFiles, certificateFlags, Cluster, type NbdServer, type PeerScheme } from "./cluster";
 export { freePort } from "./ports";
 export { type CommandResult, waitFor } from "./process";
 export { openScene, Scene } from "./scene";
