@@ -71,7 +71,7 @@ export class Faults {
       },
       {
         name: "failed read",
-        inject: () => this.expendable()?.disk.failNextRead("data.read"),
+        inject: () => this.failRead(),
       },
       { name: "disk wiped", inject: () => this.wipeDisk() },
       { name: "disk remembered", inject: () => this.rememberDisk() },
@@ -141,6 +141,14 @@ export class Faults {
   private expendable(): SimPeer | undefined {
     const peer = this.random.pick(this.simulation.peers);
     return everythingIsElsewhere(peer, this.simulation.peers) ? peer : undefined;
+  }
+
+  /** The next block read there, whenever that is, counts as lost: its copy is suspect from then on. */
+  private failRead(): void {
+    const peer = this.expendable();
+    if (peer === undefined) return;
+    peer.lostData = true;
+    peer.disk.failNextRead("data.read");
   }
 
   /** A new disk in the old machine: the peer comes back empty, under its old id. */

@@ -6,11 +6,12 @@
 import { type ClusterId, type PeerId, parsePeerId } from "../../src/base";
 import { BlockHeader } from "../../src/engine/block";
 import { VOLUME_DEFAULTS, type VolumeOptions, type WriteLevel } from "../../src/engine/volume";
-import { ClusterSettings, type MetaContext, VolumeAdmin } from "../../src/meta";
+import { ClusterSettings, type MetaContext, MetaRegistry, VolumeAdmin } from "../../src/meta";
 import { createRing, type RingMember, type RingType } from "../../src/ring";
 import { type ClientMachine, SimClient } from "./actors/client";
 import { SimPeer } from "./actors/peer";
 import { Regions } from "./actors/regions";
+import { findUnconverged } from "./check/convergence";
 import { ContentRegistry } from "./check/content-registry";
 import { PageModel } from "./check/page-model";
 import { Faults } from "./faults";
@@ -23,6 +24,8 @@ const VOLUME = "disk";
 const SETUP_MS = 60_000;
 /** After the last fault: leases run out, peers come back, tails are adopted. */
 const CONVERGE_MS = 300_000;
+/** Collection, rebalance and scrub after that; retries of a rebalance wait up to a minute. */
+const SETTLE_MS = 600_000;
 const KIB = 1024;
 
 export interface SimulationOptions {
@@ -155,10 +158,49 @@ export class Simulation {
     this.until("peers serve again", CONVERGE_MS, () => this.peers.every((peer) => peer.serving));
     const verifier = new SimClient({ ...this.clientMachine(), scanOnly: true }, "verifier");
     verifier.boot();
-    this.until("the volume opens and is read", CONVERGE_MS, () => verifier.counts.closes > 0);
+    this.until("the volume opens and is read", CONVERGE_MS, () => verifier.volume !== undefined);
+    verifier.wanted = false;
+    this.until("the volume is read and closed", CONVERGE_MS, () => verifier.counts.closes > 0);
     if (verifier.counts.scansComplete === 0)
       throw new Violation("liveness", "the volume opened but could not be read after all faults ended");
+    this.awaitConvergence();
     this.world.log("world", `done: ${this.model.writeCount} writes, ${this.model.readCount} reads`);
+  }
+
+  /** Invariants 6 and 7: copies where they belong, dead blocks gone, in bounded time. */
+  private awaitConvergence(): void {
+    let problem: string | undefined = "nothing was looked at yet";
+    let looking = false;
+    const look = async (): Promise<void> => {
+      looking = true;
+      const registry = await MetaRegistry.start(this.context);
+      const view = await registry.collectionView();
+      problem = await findUnconverged(this.peers, view, registry.cluster().ring);
+      registry.close();
+      looking = false;
+    };
+    let nextMs = 0;
+    const isDone = (): boolean => {
+      if (problem === undefined) return true;
+      if (looking || this.world.nowMs < nextMs) return false;
+      nextMs = this.world.nowMs + 2_000;
+      look().catch((error: unknown) =>
+        this.world.fail(error instanceof Error ? error : new Error(String(error))),
+      );
+      return false;
+    };
+    if (!this.world.run(this.world.nowMs + SETTLE_MS, isDone)) {
+      for (const peer of this.peers) {
+        const { rebalancer, collector, scrubber } = peer.upkeep ?? {};
+        peer.process.log(`rebalance ${JSON.stringify(rebalancer?.status())}`);
+        peer.process.log(`collection ${JSON.stringify(collector?.status())}`);
+        peer.process.log(`scrub ${JSON.stringify(scrubber?.status())}`);
+      }
+      throw new Violation(
+        "convergence",
+        `not within ${SETTLE_MS / 1000} s after all faults ended: ${problem}`,
+      );
+    this.world.log("world", "copies are where they belong");
   }
 
   private until(what: string, withinMs: number, isDone: () => boolean): void {

@@ -19,6 +19,7 @@ import type { SimMetadata } from "../world/metadata";
 import type { SimNetwork } from "../world/network";
 import type { Prng } from "../world/prng";
 import { SimProcess, type World } from "../world/world";
+import { SimUpkeep } from "./upkeep";
 
 const STORE_BYTES = 512 * 1024 * 1024;
 const SEGMENT_BYTES = 4 * 1024 * 1024;
@@ -44,6 +45,8 @@ export class SimPeer {
   /** Its disk lost something: the operator opens it with accept-loss when it says that it is damaged. */
   lostData = false;
   private readonly random: Prng;
+  upkeep: SimUpkeep | undefined;
+  private readonly scrubProgress: { text: string | undefined } = { text: undefined };
   private registration: PeerRegistration | undefined;
   private life = 0;
 
@@ -107,7 +110,10 @@ export class SimPeer {
         process.log(
           `store is open: boot ${store.bootCount}, incarnation ${store.incarnation}, ${blockCount} blocks`,
         );
-        void this.register(process, store, this.machine.metadata.connect(process));
+        this.register(process, store, this.machine.metadata.connect(process)).catch((error: unknown) => {
+          if (process.alive)
+            this.machine.world.fail(error instanceof Error ? error : new Error(String(error)));
+        });
       },
       (error: unknown) => this.bootFailed(process, error),
     );
@@ -127,6 +133,7 @@ export class SimPeer {
   private stop(): void {
     this.serving = false;
     this.store = undefined;
+    this.upkeep = undefined;
     this.registration = undefined;
     this.process.crash();
   }
@@ -181,12 +188,13 @@ export class SimPeer {
       }
     }
     this.registration?.onLost((reason) => process.log(`registration lost: ${reason}`));
-    this.machine.network.attach(this.peerId, {
-      process,
-      service: new PeerService({ store, clock: process.clock }),
-    });
+    const service = new PeerService({ store, clock: process.clock });
+    this.machine.network.attach(this.peerId, { process, service });
     this.serving = true;
     process.log("serves");
+    const context = { store: metadata, clock: process.clock, random: process.random };
+    this.upkeep = new SimUpkeep(process, this.machine.network, service, context, this.scrubProgress);
+    await this.upkeep.start();
   }
 
   private async renew(process: SimProcess, store: SegmentStore): Promise<void> {

@@ -1,0 +1,212 @@
+/**
+ * Deliberate bugs: one edit each of the production source, at least one for each rule of the design. A simulator
+ * that does not catch them would not catch a real one either. The text to find must occur exactly once, so that a
+ * mutant that no longer fits its source fails loudly instead of testing nothing.
+ */
+export interface Mutant {
+  readonly name: string;
+  /** The rule of the design that it breaks. */
+  readonly rule: string;
+  readonly file: string;
+  readonly find: string;
+  readonly replace: string;
+}
+
+const STORE = "src/engine/store/segment-store.ts";
+const DISTRIBUTOR = "src/engine/distributor/distributor.ts";
+const PLACEMENT = "src/engine/distributor/placement.ts";
+const CHECKPOINTER = "src/engine/volume/checkpointer.ts";
+const OPEN = "src/engine/volume/open.ts";
+const RECOVERY = "src/engine/volume/recovery.ts";
+const SESSION = "src/meta/session/volume-session.ts";
+const READ_PATH = "src/engine/volume/read-path.ts";
+
+export const MUTANTS: readonly Mutant[] = [
+  {
+    name: "acknowledge before the sync",
+    rule: "R1",
+    file: STORE,
+    find: "    this.#open.puts.push(request);\n    this.#open.rows.push(slot);",
+    replace: "    request.done(StorageStatus.ok);\n    this.#open.rows.push(slot);",
+  },
+  {
+    name: "count one copy less than the width",
+    rule: "R1",
+    file: DISTRIBUTOR,
+    find: "    if (this.#copiesIn(block, current, withOutstanding) < current.log.width) return false;",
+    replace:
+      "    if (this.#copiesIn(block, current, withOutstanding) < Math.max(1, current.log.width - 1)) return false;",
+  },
+  {
+    name: "count an acknowledgement from outside the log set",
+    rule: "R1",
+    file: PLACEMENT,
+    find: '    return incarnation !== "" && this.#incarnations.get(peer) === incarnation;',
+    replace: '    return incarnation !== "";',
+  },
+  {
+    name: "acknowledge a block before the one before it",
+    rule: "R1",
+    file: "src/engine/volume/log-writer.ts",
+    find: "    if (index <= this.#distributor.acknowledgedIndex) return done(true);\n    if (this.#stopped)",
+    replace:
+      "    if (index <= this.#distributor.acknowledgedIndex + 1) return done(true);\n    if (this.#stopped)",
+  },
+  {
+    name: 'answer "have it" before the fence test',
+    rule: "R1",
+    file: STORE,
+    find: "    if (this.#isFenced(request)) return request.done(StorageStatus.fenced);\n    if (this.#waitingPuts.length > 0",
+    replace:
+      "    const held = this.#index.find(this.#ref);\n    if (held !== NO_SLOT) return request.done(StorageStatus.ok);\n    if (this.#isFenced(request)) return request.done(StorageStatus.fenced);\n    if (this.#waitingPuts.length > 0",
+  },
+  {
+    name: "no fence test at all",
+    rule: "R1",
+    file: STORE,
+    find: "    return fence !== undefined && request.writerEpoch < fence;",
+    replace: "    return fence !== undefined && request.writerEpoch < 0;",
+  },
+  {
+    name: "do not persist the fence",
+    rule: "R5",
+    file: STORE,
+    find: "      this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, this.#stateDone(done));",
+    replace: "      done(status);",
+  },
+  {
+    name: "change set or width without joint acknowledgements",
+    rule: "R2",
+    file: DISTRIBUTOR,
+    find: "    return next === undefined || this.#copiesIn(block, next, withOutstanding) >= next.log.width;",
+    replace: "    return true;",
+  },
+  {
+    name: "checkpoint over a block that is not acknowledged",
+    rule: "R2",
+    file: CHECKPOINTER,
+    find: "        resolve({ map: map.freeze(sizeBytes), dataIndex: log.appliedIndex });",
+    replace: "        resolve({ map: map.freeze(sizeBytes), dataIndex: log.newestIndex });",
+  },
+  {
+    name: "commit the head before the INode blocks are durable",
+    rule: "R2",
+    file: CHECKPOINTER,
+    find: "    await inodes.whenDurable();",
+    replace: "    void inodes.whenDurable().catch(() => undefined);",
+  },
+  {
+    name: "unconditional checkpoint",
+    rule: "R2",
+    file: SESSION,
+    find: "        { key: headKey, modRevision: commit.expectedRevision },\n        { key: epochKey, modRevision: this.#taken.epochRevision },\n        { key: lockKey, modRevision: lockRevision },",
+    replace: "",
+  },
+  {
+    name: "read the head before the mint",
+    rule: "R3a",
+    file: "src/meta/session/open-volume.ts",
+    find: "      head: decodeHead(head).head,",
+    replace: "      head: look.head,",
+  },
+  {
+    name: "open with too few fenced peers",
+    rule: "R3b",
+    file: RECOVERY,
+    find: "  const needed = members.length === 0 ? 0 : members.length - width + 1;",
+    replace: "  const needed = members.length === 0 ? 0 : 1;",
+  },
+  {
+    name: "replay past a gap",
+    rule: "R3d",
+    file: RECOVERY,
+    find: "    if (counted.length - unsure.length >= needed) break;",
+    replace:
+      "    if (fenced.some((reply) => reply.tail.some((one) => one.index > index && !one.suspect))) continue;\n    if (counted.length - unsure.length >= needed) break;",
+  },
+  {
+    name: "take a suspect copy for a denial",
+    rule: "R3d",
+    file: RECOVERY,
+    find: "    const unsure = counted.filter((reply) => reply.tail.some((one) => one.index === index));",
+    replace: "    const unsure = counted.filter(() => false);",
+  },
+  {
+    name: "adopt only what a member of the log set's width has",
+    rule: "R3d",
+    file: RECOVERY,
+    find: "  return holders.length === 0 ? undefined : { index, headerCrc, lengthBytes, holders };",
+    replace: "  return holders.length < 2 ? undefined : { index, headerCrc, lengthBytes, holders };",
+  },
+  {
+    name: "do not copy the adopted tail",
+    rule: "R3e",
+    file: OPEN,
+    find: "    const short = blocks.filter((block) => block.holders.filter(inSet).length < logSet.width);",
+    replace: "    const short = blocks.filter(() => false);",
+  },
+  {
+    name: "take requests before the first checkpoint",
+    rule: "R3g",
+    file: OPEN,
+    find: "    await this.#step(core.checkpointer.run({ sizeBytes }));",
+    replace: "    void core.checkpointer.run({ sizeBytes }).catch(() => undefined);",
+  },
+  {
+    name: "count any fenced peer, not the log set's",
+    rule: "R4",
+    file: RECOVERY,
+    find: "    members.some((one) => one.peerId === reply.peerId && one.incarnation === reply.incarnation),\n  );\n  const needed",
+    replace: "    members.length > 0 || reply.peerId === undefined,\n  );\n  const needed",
+  },
+  {
+    name: "an empty peer under its old identity",
+    rule: "R5",
+    file: RECOVERY,
+    find: "    members.some((one) => one.peerId === reply.peerId && one.incarnation === reply.incarnation),\n  );\n  const needed",
+    replace: "    members.some((one) => one.peerId === reply.peerId),\n  );\n  const needed",
+  },
+  {
+    name: "a rolled-back disk keeps its incarnation",
+    rule: "R5",
+    file: "src/meta/records/peer-directory.ts",
+    find: "    if (known.length > 0 && bootCount <= reached && !(isSameProcess && bootCount === reached))",
+    replace: "    if (known.length > 0 && bootCount < 0 && !(isSameProcess && bootCount === reached))",
+  },
+  {
+    name: "detach without waiting for acknowledgements",
+    rule: "R6",
+    file: "src/engine/volume/volume.ts",
+    find: "    await this.#drain();\n    await this.#core.checkpointer.run({ detach: true });",
+    replace: "    await this.#core.checkpointer.run({ detach: true });",
+  },
+  {
+    name: "reads past the lease",
+    rule: "R13",
+    file: READ_PATH,
+    find: "      if (nowMs >= lease.deadlineMs()) return this.#awaitLease(request, nowMs);",
+    replace: "",
+  },
+  {
+    name: "zeroes for a block nobody has",
+    rule: "reads",
+    file: "src/engine/volume/block-reader.ts",
+    find: "      let status: StorageStatus = StorageStatus.notFound;",
+    replace:
+      "      let status: StorageStatus = StorageStatus.notFound;\n      if (read.badPeer === undefined && read.slotCount > 0 && read.ref.kind === 1) {\n        read.destination.bytes.fill(0, read.destinationOffset, read.destinationOffset + read.slotCount * 4096);\n        return this.#finish(read, StorageStatus.ok);\n      }",
+  },
+  {
+    name: "trust bytes that fail their CRC",
+    rule: "reads",
+    file: "src/engine/volume/block-reader.ts",
+    find: "    return actual === check;",
+    replace: "    return actual === check || lengthBytes > 0;",
+  },
+  {
+    name: "use one index for data and INode blocks",
+    rule: "R7",
+    file: "src/base/ids.ts",
+    find: "  view.setUint32(offset + 4, (Math.floor(ref.volumeId / TWO_32) | (ref.kind << 8)) >>> 0, true);",
+    replace: "  view.setUint32(offset + 4, (Math.floor(ref.volumeId / TWO_32) | (1 << 8)) >>> 0, true);",
+  },
+];
