@@ -163,7 +163,6 @@ export class Simulation {
     this.until("the volume is read and closed", CONVERGE_MS, () => verifier.counts.closes > 0);
     if (verifier.counts.scansComplete === 0)
       throw new Violation("liveness", "the volume opened but could not be read after all faults ended");
-    }
     this.awaitConvergence();
     this.world.log("world", `done: ${this.model.writeCount} writes, ${this.model.readCount} reads`);
   }
@@ -201,6 +200,7 @@ export class Simulation {
         "convergence",
         `not within ${SETTLE_MS / 1000} s after all faults ended: ${problem}`,
       );
+    }
     this.world.log("world", "copies are where they belong");
   }
 
