@@ -1,6 +1,6 @@
 /**
- * Makes the TypeScript of the protobuf schemas: every .proto under src/net/proto goes through buf and
- * protoc-gen-es into src/net/gen, which is committed. With `--check` nothing is written: the result is made in a
+ * Makes the TypeScript of the protobuf schemas: every .proto of a room's `proto` folder goes through buf and
+ * protoc-gen-es into the `gen` folder beside it, which is committed. With `--check` nothing is written: the result is made in a
  * temporary folder and compared byte by byte, so that a schema changed without its code, a hand-edited or a
  * left-over generated file fails `bun run ok`.
  */
@@ -9,8 +9,8 @@ import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 
 const root = join(import.meta.dir, "..");
-const protoFolder = join(root, "src/net/proto");
-const generatedFolder = join(root, "src/net/gen");
+/** Folders that hold `proto` and `gen`. */
+const homes = ["src/net", "src/blockdev/csi"];
 const BUF_TIME_MS_MAX = 120_000;
 
 function list(folder: string, pattern: string): string[] {
@@ -18,7 +18,8 @@ function list(folder: string, pattern: string): string[] {
   return [...new Bun.Glob(pattern).scanSync({ cwd: folder })].sort();
 }
 
-function generate(outputFolder: string): void {
+function generate(home: string, outputFolder: string): void {
+  const protoFolder = join(root, home, "proto");
   const bin = join(root, "node_modules/.bin");
   const template = JSON.stringify({
     version: "v2",
@@ -46,7 +47,8 @@ function generate(outputFolder: string): void {
 }
 
 /** Names of files that differ between what the schemas give now and what is committed. */
-function differences(freshFolder: string): string[] {
+function differences(home: string, freshFolder: string): string[] {
+  const generatedFolder = join(root, home, "gen");
   const names = new Set([...list(freshFolder, "**/*"), ...list(generatedFolder, "**/*")]);
   return [...names].sort().filter((name) => {
     const fresh = join(freshFolder, name);
@@ -56,24 +58,28 @@ function differences(freshFolder: string): string[] {
   });
 }
 
-const schemas = list(protoFolder, "**/*.proto");
-if (schemas.length === 0) {
-  console.error("generate: no .proto file under src/net/proto");
-  process.exit(1);
-}
-if (!process.argv.includes("--check")) {
-  generate(generatedFolder);
-  console.log(`generate: ${schemas.length} schemas into src/net/gen`);
-} else {
+let staleCount = 0;
+for (const home of homes) {
+  const schemas = list(join(root, home, "proto"), "**/*.proto");
+  if (schemas.length === 0) {
+    console.error(`generate: no .proto file under ${home}/proto`);
+    process.exit(1);
+  }
+  if (!process.argv.includes("--check")) {
+    generate(home, join(root, home, "gen"));
+    console.log(`generate: ${schemas.length} schemas into ${home}/gen`);
+    continue;
+  }
   const freshFolder = mkdtempSync(join(tmpdir(), "torus-generate-"));
   try {
-    generate(freshFolder);
-    const stale = differences(freshFolder);
+    generate(home, freshFolder);
+    const stale = differences(home, freshFolder);
     for (const name of stale)
-      console.error(`src/net/gen/${name}: not what the schemas give; run bun run generate`);
-    console.log(`generate: ${schemas.length} schemas compared, ${stale.length} stale files`);
-    process.exitCode = stale.length === 0 ? 0 : 1;
+      console.error(`${home}/gen/${name}: not what the schemas give; run bun run generate`);
+    console.log(`generate: ${schemas.length} schemas of ${home} compared, ${stale.length} stale files`);
+    staleCount += stale.length;
   } finally {
     rmSync(freshFolder, { recursive: true, force: true });
   }
 }
+process.exitCode = staleCount === 0 ? 0 : 1;
