@@ -22,9 +22,9 @@ import { C, libc, must } from "./libc";
 import { nativeBuffer } from "./memory";
 
 /** A sync up to this is quick: handing it to another thread would take longer. */
-const QUICK_SYNC_US_MAX = 20;
-/** Each quick sync counts one for syncing in place, a slow one as many against it; in place from the threshold on. */
-const SLOW_SYNC_PENALTY = 24;
+const QUICK_SYNC_US_MAX = 60;
+/** A quick sync counts one for syncing in place, a slow one this much against it; from the threshold on it is done. */
+const SLOW_SYNC_PENALTY = 8;
 const IN_PLACE_SCORE_MIN = 16;
 const IN_PLACE_SCORE_MAX = 64;
 /** Jobs that may be under way at once; a store asks for one sync per file of a group. */
