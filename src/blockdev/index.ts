@@ -29,6 +29,7 @@ export {
   type AttachOptions,
   attachToKernel,
   detachFromKernel,
+  DurableDevice,
   type KernelAttachment,
   KernelError,
   type KernelErrorCode,

@@ -6,6 +6,7 @@ export {
   type KernelAttachment,
 } from "./attach";
 export { listNbdDevices, type NbdDevice, parseNbdIndex } from "./devices";
+export { DurableDevice } from "./durable-device";
 export { KernelError, type KernelErrorCode } from "./errors";
 export { runNbdIoctlWorker } from "./nbd-ioctl";
 export { makeFileSystem, mountDevice, unmount } from "./programs";

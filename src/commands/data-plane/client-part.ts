@@ -126,13 +126,21 @@ export class ClientPart implements DeviceOpener {
     const volume = await openVolume(this.#ports, session, config.volume);
     this.volumes.add(volume);
     let failure: string | undefined;
+    const failureListeners: (() => void)[] = [];
+    const { epoch, head } = session.grant;
     volume.onFailed = (error) => {
       failure = error.message;
+      for (const listener of failureListeners.splice(0)) listener();
       log({ level: "error", message: error.message });
     };
     return {
       device: volume satisfies BlockDevice,
       failure: () => failure,
+      onFailure: (listener) => {
+        if (failure === undefined) failureListeners.push(listener);
+        else listener();
+      },
+      writer: { epoch, previousEpoch: head.epoch },
       leaseRemainingMs: () => session.lease.deadlineMs() - this.#options.loop.nowMs(),
       close: async () => {
         this.volumes.delete(volume);

@@ -24,7 +24,9 @@ import type {
   DeviceDifference,
   DataWorkerEvents,
   DataWorkerMethods,
+  ExportSockets,
   FrontEndConfig,
+  HeldExport,
   MainEvents,
   MainMethods,
   OpenDeviceRequest,
@@ -63,6 +65,15 @@ export interface ClientSettings {
   readonly peerId?: PeerId;
 }
 
+/** What becomes of an export that is open for the kernel. */
+export interface ExportListener {
+  onResized(sizeBytes: number): void;
+  /** It answers nothing any more, and its sockets are gone. */
+  onFailed(reason: string): void;
+  /** The last of its sockets ended. */
+  onIdle(): void;
+}
+
 /** Differences asked for at once. */
 const DIFFERENCES_AT_ONCE = 1024;
 
@@ -92,6 +103,7 @@ export class DataPlane {
   #metadata: Metadata | undefined;
   #scrubProgress: StateFile | undefined;
   readonly #dialer: TlsDialer | undefined;
+  readonly #exports = new Map<string, ExportListener>();
   readonly #handles = new WeakMap<CommandDevice, number>();
 
   private constructor(
@@ -126,6 +138,11 @@ export class DataPlane {
     plane.#worker.endpoint.on("frontEndFailed", ({ reason }) =>
       options.onFatal(new TorusError("front-end-failed", reason)),
     );
+    const { endpoint } = plane.#worker;
+    const heard = (name: string) => plane.#exports.get(name);
+    endpoint.on("exportResized", ({ name, sizeBytes }) => heard(name)?.onResized(sizeBytes));
+    endpoint.on("exportFailed", ({ name, reason }) => heard(name)?.onFailed(reason));
+    endpoint.on("exportIdle", ({ name }) => heard(name)?.onIdle());
     return plane;
   }
 
@@ -186,6 +203,30 @@ export class DataPlane {
 
   openAoe(config: AoeConfig): Promise<AoeOpened> {
     return this.#worker.endpoint.call("openAoe", config, FRONT_END_TIMEOUT_MS);
+  }
+
+  /** Opens a volume or snapshot (`volume@snapshot`) for the kernel; `listener` hears of it until it is released. */
+  async holdExport(name: string, listener: ExportListener): Promise<HeldExport> {
+    if (this.#exports.has(name))
+      throw new TorusError("busy", `Cannot attach "${name}": this process has it attached`);
+    this.#exports.set(name, listener);
+    try {
+      return await this.#worker.endpoint.call("holdExport", name, FRONT_END_TIMEOUT_MS);
+    } catch (error) {
+      this.#exports.delete(name);
+      throw error;
+    }
+  }
+
+  /** Serves a held export on sockets that are in transmission already; they belong to the data path from here. */
+  adoptExport(sockets: ExportSockets): Promise<void> {
+    return this.#worker.endpoint.call("adoptExport", sockets);
+  }
+
+  /** Throws when it could not be detached cleanly. */
+  async releaseExport(name: string): Promise<void> {
+    this.#exports.delete(name);
+    await this.#worker.endpoint.call("releaseExport", name, FRONT_END_TIMEOUT_MS);
   }
 
   openFrontEnd(config: FrontEndConfig): Promise<{ readonly addresses: readonly string[] }> {

@@ -5,7 +5,7 @@ export {
   type LatencySnapshot,
   measureLoopLag,
 } from "./latency";
-export { type CommandDevice, DataPlane, type DataPlaneOptions } from "./data-plane";
+export { type CommandDevice, DataPlane, type DataPlaneOptions, type ExportListener } from "./data-plane";
 export { RegistryServer, VOLUME_LEASE_TIMES } from "./registry-rpc";
 export { holderName, parseExportName } from "./volume-directory";
 export type {
@@ -14,6 +14,7 @@ export type {
   DataWorkerMethods,
   DeviceDifference,
   FrontEndConfig,
+  HeldExport,
   MainEvents,
   MainMethods,
   RegistryConfig,

@@ -6,11 +6,22 @@
 import { type PeerId, TorusError } from "../../base";
 import type { BlockDevice, DeviceDescription, DeviceDirectory } from "../../blockdev";
 
+/** As whose successor a volume was opened. */
+export interface VolumeWriter {
+  readonly epoch: number;
+  /** Of the last writer that did any I/O before. */
+  readonly previousEpoch: number;
+}
+
 /** An open volume or snapshot, as whoever constructs engines hands it over. */
 export interface OpenDevice {
   readonly device: BlockDevice;
   /** Says why when the device can never work again. */
   failure(): string | undefined;
+  /** Calls back once when `failure` begins to say something; at once if it does. */
+  onFailure?(listener: () => void): void;
+  /** Of a volume, not of a snapshot. */
+  readonly writer?: VolumeWriter;
   /** How long the writer's lease is good for without another word of the metadata; negative once it is past. */
   leaseRemainingMs?(): number;
   /** Detaches: acknowledges everything, checkpoints, gives up the lock. Throws when that could not be done. */
@@ -71,6 +82,14 @@ export class VolumeDirectory implements DeviceDirectory {
   async acquire(
     exportName: string,
   ): Promise<{ readonly device: BlockDevice; release(): Promise<void> } | undefined> {
+    const taken = await this.take(exportName);
+    return taken && { device: taken.open.device, release: taken.release };
+  }
+
+  /** `acquire` for who wants to know more than the device. `release` throws when the detach was not clean. */
+  async take(
+    exportName: string,
+  ): Promise<{ readonly open: OpenDevice; release(): Promise<void> } | undefined> {
     const name = this.#resolve(exportName);
     if (name === undefined) return undefined;
     if (!this.#entries.has(name) && (await this.options.catalog.describe(name)) === undefined)
@@ -80,7 +99,7 @@ export class VolumeDirectory implements DeviceDirectory {
       const open = await entry.opening;
       let released = false;
       return {
-        device: open.device,
+        open,
         release: async () => {
           if (released) return;
           released = true;

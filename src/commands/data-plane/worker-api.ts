@@ -14,6 +14,7 @@ import type { VolumeHealth, VolumeOptions, VolumeStatistics } from "../../engine
 import type { AdpPeerStatistics, AdpServerStatistics } from "../../net/adp";
 import type { UnaryResult } from "../../net/connect";
 import type { LatencySnapshot } from "./latency";
+import type { VolumeWriter } from "./volume-directory";
 import type { RegistryEvents, RegistryMethods, SharedRegistryState } from "./registry-rpc";
 
 export interface StorageConfig {
@@ -158,6 +159,40 @@ export interface DeviceDifference {
   readonly hole: boolean;
 }
 
+/** A volume or snapshot that is open for the kernel. */
+export interface HeldExport {
+  readonly sizeBytes: number;
+  readonly readOnly: boolean;
+  /** For the kernel's client, with a write cache. */
+  readonly serverFlags: number;
+  /** Undefined for snapshots. */
+  readonly writer: VolumeWriter | undefined;
+}
+
+export interface ExportSockets {
+  readonly name: string;
+  /** They belong to the worker from here. */
+  readonly sockets: readonly number[];
+  /** Nothing is answered before it is durable. */
+  readonly writeThrough: boolean;
+}
+
+/** Exports for the kernel, by name (`volume` or `volume@snapshot`). */
+export interface KernelMethods {
+  holdExport(name: string): Promise<HeldExport>;
+  adoptExport(argument: ExportSockets): Promise<void>;
+  /** Throws when it could not be detached cleanly. */
+  releaseExport(name: string): Promise<void>;
+}
+
+export interface KernelEvents {
+  exportResized: { readonly name: string; readonly sizeBytes: number };
+  /** It answers nothing any more. */
+  exportFailed: { readonly name: string; readonly reason: string };
+  /** The last of its sockets ended. */
+  exportIdle: { readonly name: string };
+}
+
 /** Volumes opened for a command, by handle. */
 export interface DeviceMethods {
   openDevice(request: OpenDeviceRequest): Promise<{ readonly handle: number; readonly sizeBytes: number }>;
@@ -188,7 +223,7 @@ export interface AdoptedClient {
 }
 
 /** Offered by the worker. */
-export interface DataWorkerMethods extends DeviceMethods {
+export interface DataWorkerMethods extends DeviceMethods, KernelMethods {
   openStorage(config: StorageConfig): Promise<StorageOpened>;
   /** One call of the storage service over Connect; bytes in, bytes out. */
   storageCall(argument: { readonly procedure: string; readonly body: Uint8Array }): Promise<UnaryResult>;
@@ -217,7 +252,7 @@ export interface MainMethods extends RegistryMethods {
 
 export interface MainEvents extends RegistryEvents {}
 
-export interface DataWorkerEvents {
+export interface DataWorkerEvents extends KernelEvents {
   log: { readonly level: "debug" | "info" | "warn" | "error"; readonly message: string };
   /** The store can't be trusted to keep anything any more: end the process. */
   storePoisoned: { readonly reason: string };

@@ -8,6 +8,7 @@ import { AoePart } from "./aoe-part";
 import { ClientPart } from "./client-part";
 import { DevicePart } from "./device-part";
 import { FrontEndPart } from "./front-end-part";
+import { KernelPart } from "./kernel-part";
 import { LatencyRecorder, measureLoopLag } from "./latency";
 import { type RegistryCaller, RemoteRegistry } from "./registry-rpc";
 import { StoragePart } from "./storage-part";
@@ -44,6 +45,7 @@ export class DataWorkerParts {
   #upkeep: UpkeepPart | undefined;
   #frontEnd: FrontEndPart | undefined;
   #devices: DevicePart | undefined;
+  #kernel: Promise<KernelPart> | undefined;
   readonly #aoe: AoePart[] = [];
 
   constructor(context: Context, syncChannel: SyncChannel) {
@@ -112,23 +114,7 @@ export class DataWorkerParts {
       });
     },
     orderUpkeep: (orders) => this.#required(this.#upkeep, "background work").order(orders),
-    openFrontEnd: async (config: FrontEndConfig) => {
-      const { loop, network, endpoint } = this.#context;
-      const { part, addresses } = await FrontEndPart.open({
-        loop,
-        network,
-        client: this.#required(this.#client, "registry"),
-        catalog: {
-          list: () => endpoint.call("listExports", undefined, CATALOG_TIMEOUT_MS),
-          describe: (name) => endpoint.call("describeExport", name, CATALOG_TIMEOUT_MS),
-        },
-        config,
-        log: (event) => this.#log(event),
-        latencies: this.#latencies,
-      });
-      this.#frontEnd = part;
-      return { addresses };
-    },
+    openFrontEnd: (config: FrontEndConfig) => this.#openFrontEnd(config),
     openAoe: async (config: AoeConfig) => {
       const part = await AoePart.open({
         loop: this.#context.loop,
@@ -139,6 +125,9 @@ export class DataWorkerParts {
       this.#aoe.push(part);
       return part.opened;
     },
+    holdExport: async (name) => (await this.#kernelPart()).holdExport(name),
+    adoptExport: async (argument) => (await this.#kernelPart()).adoptExport(argument),
+    releaseExport: async (name) => (await this.#kernelPart()).releaseExport(name),
     openDevice: (request) => this.#devicePart().openDevice(request),
     readDevice: (argument) => this.#devicePart().readDevice(argument),
     writeDevice: (argument) => this.#devicePart().writeDevice(argument),
@@ -181,6 +170,41 @@ export class DataWorkerParts {
       turnCount: this.#context.loop.turnCount,
       latencies: this.#latencies.snapshots(),
     };
+  }
+
+  async #openFrontEnd(config: FrontEndConfig): Promise<{ readonly addresses: readonly string[] }> {
+    const { loop, network, endpoint } = this.#context;
+    const { part, addresses } = await FrontEndPart.open({
+      loop,
+      network,
+      client: this.#required(this.#client, "registry"),
+      catalog: {
+        list: () => endpoint.call("listExports", undefined, CATALOG_TIMEOUT_MS),
+        describe: (name) => endpoint.call("describeExport", name, CATALOG_TIMEOUT_MS),
+      },
+      config,
+      log: (event) => this.#log(event),
+      latencies: this.#latencies,
+    });
+    this.#frontEnd = part;
+    return { addresses };
+  }
+
+  /** The kernel is one more client of the front end, which then may listen nowhere else. */
+  #kernelPart(): Promise<KernelPart> {
+    this.#kernel ??= (async () => {
+      if (this.#frontEnd === undefined)
+        await this.#openFrontEnd({ listen: [], only: undefined, keepOpen: [] });
+      const { server, directory } = this.#required(this.#frontEnd, "front end");
+      const { network, endpoint } = this.#context;
+      return new KernelPart({
+        network,
+        server,
+        directory,
+        emit: (name, payload) => endpoint.emit(name, payload as never),
+      });
+    })();
+    return this.#kernel;
   }
 
   #devicePart(): DevicePart {
