@@ -33,6 +33,7 @@ interface Modelled {
   life: number;
   /** A put of it was not answered yet: a delete meanwhile could come before or after it. */
   isPutOpen: boolean;
+  isSuspect: boolean;
 }
 
 export interface ScheduleReport {
@@ -184,7 +185,7 @@ class Schedule {
   #act(): void {
     const choice = this.#random.below(100);
     if (choice < 62) for (let count = 1 + this.#random.below(6); count > 0; count -= 1) this.#putNew();
-    else if (choice < 68) this.#putAgain();
+    else if (choice < 72) this.#putAgain();
     else if (choice < 90) this.#deleteSome();
     else this.#fence();
   }
@@ -200,7 +201,14 @@ class Schedule {
       : 1 + this.#random.below(1500);
     const block = tinyBlock(ref, payloadBytes);
     const bytes = block.buffer.bytes.slice(block.offset, block.offset + block.lengthBytes);
-    const modelled: Modelled = { block, bytes, fate: "put-pending", life: this.#life, isPutOpen: false };
+    const modelled: Modelled = {
+      block,
+      bytes,
+      fate: "put-pending",
+      life: this.#life,
+      isPutOpen: false,
+      isSuspect: false,
+    };
     this.#put(modelled);
   }
 
@@ -223,6 +231,7 @@ class Schedule {
         modelled.isPutOpen = false;
         if (status === StorageStatus.ok) {
           this.#report.acknowledged += 1;
+          modelled.isSuspect = false;
           const fence = this.#fenceAcked.get(block.ref.volumeId) ?? 0;
           if (block.ref.epoch < fence) throw new Error(`${key} was acknowledged behind fence ${fence}`);
           if (modelled.fate === "put-pending") modelled.fate = "acknowledged";
@@ -237,14 +246,11 @@ class Schedule {
   }
 
   #putAgain(): void {
-    // At most one put of a block at a time. Acknowledged ones (answered at once), deleted ones, and suspects of an earlier life, which this repairs.
-    const modelled = this.#pick(
-      (each) =>
-        !each.isPutOpen &&
-        (each.fate === "acknowledged" ||
-          each.fate === "deleted" ||
-          (each.fate === "put-pending" && each.life === 0)),
-    );
+    // At most one put of a block at a time. Suspects of an earlier life first, which this repairs; acknowledged ones,
+    // answered at once; deleted ones.
+    const modelled =
+      this.#pick((each) => !each.isPutOpen && each.isSuspect) ??
+      this.#pick((each) => !each.isPutOpen && (each.fate === "acknowledged" || each.fate === "deleted"));
     if (modelled === undefined) return;
     if (modelled.block.ref.epoch < (this.#fenceAsked.get(modelled.block.ref.volumeId) ?? 0)) return;
     if (modelled.fate === "deleted") modelled.fate = "put-pending";
@@ -311,6 +317,9 @@ class Schedule {
       if (modelled.fate === "deleted" && isPresent) throw new Error(`${key} was deleted and is ${status}`);
       if (modelled.life === this.#life && modelled.fate === "put-pending")
         throw new Error(`the put of ${key} was never answered`);
+      // It may have been acknowledged, for all the store knows: neither a copy nor a denial, until it is repaired.
+      if (!isPresent && modelled.isSuspect) throw new Error(`${key} was suspect and is denied`);
+      modelled.isSuspect = isPresent && status !== StorageStatus.ok;
       if (!isPresent) {
         if (modelled.fate !== "deleted") this.#blocks.delete(key);
         continue;

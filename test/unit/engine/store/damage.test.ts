@@ -15,7 +15,7 @@ import {
 import { SimulatedDisk } from "../../../sim/simulated-disk";
 import { SeededRandom } from "../../../support/seeded-random";
 import { VirtualLoop } from "../../../support/virtual-loop";
-import { CLUSTER, dataBlock, dataRef, payloadOf, read } from "./blocks";
+import { CLUSTER, dataBlock, dataRef, inodeBlock, inodeRef, payloadOf, read } from "./blocks";
 import { PEER } from "./stores";
 
 const SEGMENT_BYTES = 512 * 1024;
@@ -24,12 +24,13 @@ const DATA_OFFSET = 8192 + 16384 + 2 * 8192;
 
 class Bench {
   readonly loop = new VirtualLoop();
-  readonly random = new SeededRandom(7);
+  readonly random: SeededRandom;
   readonly disk: SimulatedDisk;
   store!: SegmentStore;
   poisonReason: string | undefined;
 
-  constructor(isMappable = true) {
+  constructor(isMappable = true, seed = 7) {
+    this.random = new SeededRandom(seed);
     this.disk = new SimulatedDisk({ random: this.random, clock: this.loop, isMappable });
   }
 
@@ -67,6 +68,13 @@ class Bench {
       throw error;
     }
     throw new Error("the store opened");
+  }
+
+  /** Why the store is poisoned, forgotten for the next life. */
+  takePoison(): string | undefined {
+    const reason = this.poisonReason;
+    this.poisonReason = undefined;
+    return reason;
   }
 
   put(block: SealedBlock, writerEpoch: number = block.ref.epoch): StorageStatus {
@@ -307,7 +315,7 @@ describe("SegmentStore and its records", () => {
         expect(bench.store.fenceEpoch(asVolumeId(volume))).toBe(10 + volume);
     }
     expect(refused).toBeGreaterThan(5);
-  });
+  }, 60_000);
 
   test("rot anywhere in a segment's own parts is noticed or harmless", async () => {
     const reference = await fresh();
@@ -326,7 +334,7 @@ describe("SegmentStore and its records", () => {
       }
       for (const block of blocks) expect(read(bench.store, block.ref, 0, 1).bytes).toEqual(payloadOf(block));
     }
-  });
+  }, 60_000);
 
   test("a state older than the blocks is noticed", async () => {
     const bench = await fresh();
@@ -367,6 +375,54 @@ describe("SegmentStore and failing writes", () => {
     bench.disk.failNextSync("state.sync");
     expect(bench.fence(1, 5)).toBe(StorageStatus.unavailable);
     expect(bench.poisonReason).toContain("Cannot write the store's state");
+  });
+});
+
+describe("SegmentStore after a failed sync, a restart and then a power loss", () => {
+  test("no fence is lost when the snapshot of a start was never synced and the next one is torn", async () => {
+    for (let seed = 1; seed <= 30; seed += 1) {
+      const bench = new Bench(true, seed);
+      await bench.open();
+      expect(bench.fence(1, 5)).toBe(StorageStatus.ok);
+      bench.disk.kill();
+      bench.disk.failNextSync("state.sync");
+      expect((await bench.openError()).code).toBe("io-failed");
+      bench.disk.onOperation = (operation, isSync) => {
+        if (operation !== "state.sync" || !isSync) return;
+        bench.disk.onOperation = undefined;
+        bench.disk.powerLoss();
+        throw new Error("power is gone");
+      };
+      await expect(bench.open()).rejects.toThrow("power is gone");
+      await bench.open();
+      expect(bench.store.fenceEpoch(asVolumeId(1))).toBe(5);
+    }
+  });
+
+  test("no block is lost when the superblock of a checkpoint was never synced and the journal went round", async () => {
+    const bench = await fresh();
+    const blocks: SealedBlock[] = [];
+    bench.disk.failNextSync("checkpoint.sync");
+    bench.disk.failNextSync("superblock.sync");
+    let index = 0;
+    const putUntilPoisoned = (most: number) => {
+      for (let count = 0; count < most && bench.poisonReason === undefined; count += 1) {
+        index += 1;
+        const block = inodeBlock(inodeRef(1, 1, index), 300);
+        if (bench.put(block) === StorageStatus.ok) blocks.push(block);
+      }
+    };
+    putUntilPoisoned(400);
+    expect(bench.takePoison()).toContain("Cannot write the index checkpoint");
+    await bench.restart();
+    putUntilPoisoned(400);
+    expect(bench.takePoison()).toContain("Cannot write the index checkpoint");
+    await bench.restart();
+    putUntilPoisoned(130);
+    expect(bench.takePoison()).toBeUndefined();
+    bench.disk.powerLoss();
+    await bench.open();
+    for (const block of blocks) expect(read(bench.store, block.ref, 0, 1).bytes).toEqual(payloadOf(block));
   });
 });
 
