@@ -25,6 +25,7 @@ export {
   PeerRegistration,
   RingAdmin,
   SnapshotAdmin,
+  UpkeepAdmin,
   VolumeAdmin,
   type ClusterSettingsRecord,
   type ClusterState,
@@ -32,7 +33,9 @@ export {
   type MetaContext,
   type PeerDescription,
   type PeerEntry,
+  type JobOrders,
   type SnapshotInfo,
+  type UpkeepOrders,
   type VolumeInfo,
 } from "./records";
 export { MetaRegistry, MetaVolumeSession } from "./session";

@@ -11,6 +11,7 @@ import {
   PeerDirectory,
   RingAdmin,
   SnapshotAdmin,
+  UpkeepAdmin,
   VolumeAdmin,
 } from "../../meta";
 import { openMetadataStore } from "../../net";
@@ -25,6 +26,7 @@ export interface Metadata {
   readonly snapshots: SnapshotAdmin;
   readonly peers: PeerDirectory;
   readonly ring: RingAdmin;
+  readonly upkeep: UpkeepAdmin;
 }
 
 /** Everything on top of one store. */
@@ -37,6 +39,7 @@ export function metadataOver(store: KeyValueStore): Metadata {
     snapshots: new SnapshotAdmin(context),
     peers: new PeerDirectory(context),
     ring: new RingAdmin(context),
+    upkeep: new UpkeepAdmin(context),
   };
 }
 

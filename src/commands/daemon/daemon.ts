@@ -58,6 +58,7 @@ export class Daemon {
   #metrics: MetricsExporter | undefined;
   #tls: TlsIdentity | undefined;
   #heartbeat: { cancel(): void } | undefined;
+  #unfollowOrders: () => void = () => undefined;
   #stopped = false;
   #notReady: string[] = ["starting"];
 
@@ -104,6 +105,7 @@ export class Daemon {
       },
       join(options.dataDirectory, "scrub-progress"),
     );
+    this.#followOrders(plane, metadata);
     if (options.nbd !== undefined) {
       const { addresses } = await plane.openFrontEnd({
         listen: [options.nbd],
@@ -126,6 +128,7 @@ export class Daemon {
     this.#stopped = true;
     this.#notReady = ["stopping"];
     this.#heartbeat?.cancel();
+    this.#unfollowOrders();
     this.#dependencies.notifier.stopping();
     try {
       await this.#peerGate?.stop();
@@ -262,6 +265,18 @@ export class Daemon {
     const { weight, zone } = await metadata.peers.get(peerId);
     const ring = await changeRing(metadata, { kind: "add", members: [{ peerId, weight, zone }] });
     this.#dependencies.logger.log("info", `Joined the ring, which is at version ${ring.version}`);
+  }
+
+  #followOrders(plane: DataPlane, metadata: Metadata): void {
+    const { logger } = this.#dependencies;
+    this.#unfollowOrders = metadata.upkeep.follow(
+      (orders) => {
+        plane.orderUpkeep(orders).catch((error: unknown) => {
+          if (!this.#stopped) logger.log("error", `Cannot pass on what was ordered: ${messageOf(error)}`);
+        });
+      },
+      (error) => logger.log("error", error.message),
+    );
   }
 
   #beat(): void {

@@ -9,6 +9,7 @@ import type { DeviceDescription, DeviceExtent } from "../../blockdev";
 import type { VolumeRegistry } from "../../engine";
 import type { VolumeOptions } from "../../engine/volume";
 import { PAGE_BYTES } from "../../engine/block";
+import type { UpkeepOrders } from "../../meta";
 import type { UnaryResult } from "../../net/connect";
 import { TlsDialer, type TlsIdentity } from "../../net/tls";
 import type { Metadata } from "../cli";
@@ -33,7 +34,6 @@ import type {
   StorageConfig,
   StorageOpened,
   UpkeepConfig,
-  UpkeepOrders,
 } from "./worker-api";
 
 const START_TIMEOUT_MS = 20_000;

@@ -21,7 +21,6 @@ export type {
   StorageConfig,
   StorageOpened,
   UpkeepConfig,
-  UpkeepOrders,
   UpkeepStatus,
 } from "./worker-api";
 export { PIECE_BYTES_MAX } from "./device-part";

@@ -11,10 +11,11 @@ import { GarbageCollector } from "../../engine/gc";
 import { PeerService } from "../../engine/peer";
 import { Rebalancer } from "../../engine/rebalance";
 import { Scrubber } from "../../engine/scrub";
+import type { UpkeepOrders } from "../../meta";
 import { LocalTransport } from "../../net/adp";
 import type { ClientPart } from "./client-part";
 import type { StoragePart } from "./storage-part";
-import type { DataWorkerEvents, UpkeepConfig, UpkeepOrders, UpkeepStatus } from "./worker-api";
+import type { DataWorkerEvents, UpkeepConfig, UpkeepStatus } from "./worker-api";
 
 /** Deleted volumes' space is back within a minute, so collections are closer together. */
 const COLLECT_MS = 10_000;

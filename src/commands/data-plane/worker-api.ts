@@ -11,6 +11,7 @@ import type { RebalanceStatus } from "../../engine/rebalance";
 import type { ScrubStatus } from "../../engine/scrub";
 import type { StoreStatistics } from "../../engine/store";
 import type { VolumeHealth, VolumeOptions, VolumeStatistics } from "../../engine/volume";
+import type { UpkeepOrders } from "../../meta";
 import type { AdpPeerStatistics, AdpServerStatistics } from "../../net/adp";
 import type { UnaryResult } from "../../net/connect";
 import type { LatencySnapshot } from "./latency";
@@ -56,22 +57,6 @@ export interface UpkeepConfig {
   readonly scrubBytesPerSecond: number;
   /** From the end of one scrub to the start of the next; 0: only when asked. */
   readonly scrubIntervalMs: number;
-}
-
-/** What an administrator wants of background work, on all peers. A count that grows is a request to begin now. */
-export interface UpkeepOrders {
-  /** A rate of null is the one the daemon was started with. */
-  readonly rebalance: {
-    readonly paused: boolean;
-    readonly bytesPerSecond: number | null;
-    readonly requests: number;
-  };
-  readonly scrub: {
-    readonly paused: boolean;
-    readonly bytesPerSecond: number | null;
-    readonly requests: number;
-  };
-  readonly gc: { readonly requests: number };
 }
 
 export interface UpkeepStatus {

@@ -25,6 +25,7 @@ export const keys = {
   peer: (peerId: PeerId) => `${ROOT}cluster/peers/${peerId}`,
   livePrefix: `${ROOT}cluster/live/`,
   live: (peerId: PeerId) => `${ROOT}cluster/live/${peerId}`,
+  upkeep: `${ROOT}cluster/upkeep`,
   ringVersion: (version: number) => `${ROOT}rings/${String(version).padStart(VERSION_DIGITS, "0")}`,
   namesPrefix: `${ROOT}names/`,
   name: (name: string) => `${ROOT}names/${encodeName(name)}`,
