@@ -25,6 +25,7 @@ type Statistics = NonNullable<Volume["statistics"]>;
 type Health = NonNullable<Volume["health"]>;
 type Storage = NonNullable<DataPlaneStatus["storage"]>;
 type Nbd = NonNullable<DataPlaneStatus["nbd"]>;
+type Upkeep = NonNullable<DataPlaneStatus["upkeep"]>;
 type Peer = DataPlaneStatus["peers"][number];
 
 const one = (value: number | undefined): readonly Labelled[] => (value === undefined ? [] : [[{}, value]]);
@@ -43,6 +44,14 @@ const single = (
 
 const stored = (type: Family["type"], name: string, help: string, read: (storage: Storage) => number) =>
   single(type, name, help, ({ plane }) => (plane.storage === undefined ? undefined : read(plane.storage)));
+
+const kept = (type: Family["type"], name: string, help: string, read: (upkeep: Upkeep) => number | null) =>
+  single(type, name, help, ({ plane }) =>
+    plane.upkeep === undefined ? undefined : (read(plane.upkeep) ?? undefined),
+  );
+
+/** A moment that has not come yet is not 1970. */
+const moment = (wallMs: number) => (wallMs > 0 ? wallMs / 1000 : null);
 
 const served = (type: Family["type"], name: string, help: string, read: (nbd: Nbd) => number) =>
   single(type, name, help, ({ plane }) => (plane.nbd === undefined ? undefined : read(plane.nbd)));
@@ -139,6 +148,80 @@ export const FAMILIES: readonly Family[] = [
     "peer_buffer_waits_total",
     "Times that receiving waited for a free buffer",
     ({ server }) => server.bufferWaitCount,
+  ),
+
+  kept(
+    "gauge",
+    "rebalance_left_bytes",
+    "Bytes of blocks still to be looked at or moved, at most",
+    ({ rebalance }) => rebalance.bytesLeft,
+  ),
+  kept(
+    "gauge",
+    "rebalance_left_blocks",
+    "Blocks still to be looked at or moved, at most",
+    ({ rebalance }) => rebalance.blocksLeft,
+  ),
+  kept(
+    "gauge",
+    "rebalance_waiting_blocks",
+    "Blocks that the last pass could not finish",
+    ({ rebalance }) => rebalance.blocksWaiting,
+  ),
+  kept(
+    "counter",
+    "rebalance_moved_bytes_total",
+    "Bytes of blocks sent to where they belong",
+    ({ rebalance }) => rebalance.bytesMoved,
+  ),
+  kept(
+    "counter",
+    "rebalance_moved_blocks_total",
+    "Blocks sent to where they belong",
+    ({ rebalance }) => rebalance.blocksMoved,
+  ),
+  kept(
+    "counter",
+    "rebalance_dropped_blocks_total",
+    "Blocks given up because others were confirmed to hold them",
+    ({ rebalance }) => rebalance.blocksDropped,
+  ),
+  kept("gauge", "scrub_running", "1 while a scrub reads the store", ({ scrub }) =>
+    flag(scrub.state === "running"),
+  ),
+  kept(
+    "gauge",
+    "scrub_checked_bytes",
+    "Bytes read and verified by the scrub that runs or ran last",
+    ({ scrub }) => scrub.bytesChecked,
+  ),
+  kept(
+    "gauge",
+    "scrub_corrupt_blocks",
+    "Bad copies found by the scrub that runs or ran last",
+    ({ scrub }) => scrub.blocksCorrupt,
+  ),
+  kept(
+    "gauge",
+    "scrub_unrepaired_blocks",
+    "Bad copies of which no good one was found",
+    ({ scrub }) => scrub.unrepaired.length,
+  ),
+  kept("gauge", "scrub_finished_timestamp_seconds", "When the last whole scrub ended", ({ scrub }) =>
+    moment(scrub.finishedWallMs),
+  ),
+  kept("counter", "gc_runs_total", "Collections of dead blocks", ({ gc }) => gc.runs),
+  kept("counter", "gc_deleted_blocks_total", "Dead blocks deleted", ({ gc }) => gc.blocksDeletedTotal),
+  kept("counter", "gc_deleted_bytes_total", "Bytes of dead blocks deleted", ({ gc }) => gc.bytesDeletedTotal),
+  kept("gauge", "gc_duration_seconds", "How long the last collection took", ({ gc }) => gc.tookMs / 1000),
+  kept(
+    "gauge",
+    "gc_kept_lineages",
+    "Lineages of which nothing could be deleted because something could not be read",
+    ({ gc }) => gc.kept.length,
+  ),
+  kept("gauge", "gc_finished_timestamp_seconds", "When the last whole collection ended", ({ gc }) =>
+    moment(gc.finishedWallMs),
   ),
 
   served("gauge", "nbd_connections", "NBD connections open", (nbd) => nbd.connectionsOpen),
