@@ -3,9 +3,12 @@ import { certCommand } from "../certificates";
 import { group } from "../cli";
 import { blockCommand } from "./block";
 import { configCommand, wipeCommand } from "./config";
+import { gcCommand } from "./gc";
 import { initCommand } from "./init";
 import { peerCommand, peerListCommand } from "./peer";
+import { rebalanceCommand } from "./rebalance";
 import { ringCommand } from "./ring";
+import { scrubCommand } from "./scrub";
 import { statusCommand } from "./status";
 import { volumeCommand } from "./volume";
 
@@ -17,6 +20,9 @@ export const ctlCommand = group("ctl", "Administer a cluster: volumes, peers, th
   peer: peerCommand,
   "list-peers": peerListCommand,
   ring: ringCommand,
+  rebalance: rebalanceCommand,
+  scrub: scrubCommand,
+  gc: gcCommand,
   volume: volumeCommand,
   block: blockCommand,
   config: configCommand,

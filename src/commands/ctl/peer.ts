@@ -13,10 +13,10 @@ import {
   withMetadata,
 } from "../cli";
 import { type Column, outputArgs, outputStyle, renderBar, renderList } from "../output";
-import { peerProgress } from "./progress";
+import { backgroundReport, isSafeToRemove, peerProgress } from "./progress";
 
 export interface PeerRow extends PeerEntry {
-  readonly member: "Avail" | "OK" | "DOWN" | "draining";
+  readonly member: "Avail" | "OK" | "DOWN" | "draining" | "drained";
 }
 
 /** What the MEMBER column says of a peer. */
@@ -24,7 +24,8 @@ export function membership(peer: PeerEntry, ring: RingSpec): PeerRow["member"] {
   const member = ring.members.find((one) => one.peerId === peer.peerId);
   if (member === undefined) return peer.live ? "Avail" : "DOWN";
   if (!peer.live) return "DOWN";
-  return member.weight === 0 ? "draining" : "OK";
+  if (member.weight > 0) return "OK";
+  return isSafeToRemove(peer, ring.version) ? "drained" : "draining";
 }
 
 export const peerColumns: readonly Column<PeerRow>[] = [
@@ -87,8 +88,28 @@ function balanceLine(rows: readonly PeerRow[]): string {
   const size = members.reduce((sum, row) => sum + row.capacityBytes, 0);
   const share = size === 0 ? 0 : used / size;
   const worst = Math.max(0, ...members.map((row) => Math.abs(row.usedBytes / row.capacityBytes - share)));
-  const moving = rows.some((row) => (peerProgress(row)?.bytesLeft ?? 0) > 0);
+  const moving = rows.some((row) => row.live && (peerProgress(row)?.bytesLeft ?? 0) > 0);
   return `Balanced: ${moving ? "no, data is moving" : worst < 0.05 ? "yes" : `within ${(worst * 100).toFixed(1)} %`}  Usage: ${(share * 100).toFixed(2)} %\n`;
+}
+
+/** In words, for peers that an administrator is taking out. */
+export function leavingLines(rows: readonly PeerRow[], ring: RingSpec): string[] {
+  return rows.flatMap((row) => {
+    const isMember = ring.members.some((member) => member.peerId === row.peerId);
+    const held = backgroundReport(row).blockCount ?? 0;
+    if (row.member === "drained")
+      return [
+        `Peer ${row.address} holds no blocks: it is safe to remove (torus ctl peer remove ${row.peerId})`,
+      ];
+    if (row.member === "draining") return [`Peer ${row.address} is draining: ${held} blocks are left`];
+    if (!isMember && row.live && held > 0)
+      return [
+        `Peer ${row.address} is no member and still holds ${held} blocks: leave it running until they have moved`,
+      ];
+    if (!isMember && row.live && isSafeToRemove(row, ring.version))
+      return [`Peer ${row.address} is no member and holds no blocks: it may be switched off, or added`];
+    return [];
+  });
 }
 
 export const peerListCommand = leaf({
@@ -100,9 +121,11 @@ export const peerListCommand = leaf({
   async run(args) {
     const style = outputStyle(args);
     await withMetadata(args, async (metadata) => {
-      const { rows } = await peerRows(metadata);
+      const { rows, ring } = await peerRows(metadata);
       process.stdout.write(renderList(peerColumns, rows, style));
-      if (style.format === "table") process.stdout.write(balanceLine(rows));
+      if (style.format !== "table") return;
+      process.stdout.write(balanceLine(rows));
+      for (const line of leavingLines(rows, ring)) console.log(line);
     });
   },
 });
@@ -181,14 +204,15 @@ export const peerRemoveCommand = leaf({
       for (const peer of chosen)
         if (
           peer.live &&
-          peer.usedBytes > 0 &&
-          peer.member !== "DOWN" &&
           !args.force &&
-          peer.member !== "draining"
+          peer.member !== "drained" &&
+          (backgroundReport(peer).blockCount ?? 0) > 0
         )
           throw new CommandError(
             "conflict",
-            `Cannot remove peer ${peer.address}: it is up and holds ${formatSize(peer.usedBytes)}; drain it first (torus ctl peer drain), or use --force`,
+            peer.member === "draining"
+              ? `Cannot remove peer ${peer.address} yet: it still holds ${backgroundReport(peer).blockCount} blocks; wait until torus ctl peer list calls it drained, or use --force`
+              : `Cannot remove peer ${peer.address}: it is up and holds ${formatSize(peer.usedBytes)}; drain it first (torus ctl peer drain), or use --force`,
           );
       const ring = await changeRing(metadata, { kind: "remove", peerIds: chosen.map((peer) => peer.peerId) });
       console.log(

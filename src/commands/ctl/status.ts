@@ -1,11 +1,12 @@
 /** `torus ctl status`: the cluster on one page, and in words what is wrong and what to do about it. */
-import { formatDuration, formatSize } from "../../base";
+import { formatSize } from "../../base";
 import type { VolumeInfo } from "../../meta";
 import type { RingSpec } from "../../ring";
 import { leaf, type Metadata, metaArgs, withMetadata } from "../cli";
 import { outputArgs, outputStyle, paint, renderBar, renderJson, renderList } from "../output";
-import { type PeerRow, peerColumns, peerRows } from "./peer";
-import { backgroundReport, peerProgress } from "./progress";
+import { leavingLines, type PeerRow, peerColumns, peerRows } from "./peer";
+import { backgroundReport, collectionProgress, peerProgress, scrubProgress } from "./progress";
+import { movementLine, movementOf, type MovementSummary } from "./rebalance";
 
 export interface ClusterStatus {
   readonly health: "ok" | "degraded" | "failing";
@@ -18,11 +19,9 @@ export interface ClusterStatus {
   readonly usedBytes: number;
   readonly sizeBytes: number;
   readonly volumes: readonly VolumeStatus[];
-  readonly rebalance: {
-    readonly bytesLeft: number;
-    readonly bytesPerSecond: number;
-    readonly secondsLeft: number | null;
-  };
+  /** What goes on and is no fault: peers on their way out, orders in force. */
+  readonly notes: readonly string[];
+  readonly rebalance: MovementSummary;
 }
 
 interface VolumeStatus {
@@ -65,12 +64,38 @@ function peerProblems(peers: readonly PeerRow[], ring: RingSpec): string[] {
       problems.push(
         `Peer ${peer.address} holds ${suspects} damaged ${suspects === 1 ? "block" : "blocks"}: run torus ctl scrub start, and look at its disk`,
       );
+    problems.push(...backgroundProblems(peer));
   }
   for (const member of ring.members)
     if (!peers.some((peer) => peer.peerId === member.peerId))
       problems.push(
         `Peer ${member.peerId} is in the ring but never registered: start its daemon, or remove it`,
       );
+  return problems;
+}
+
+/** What background work of a peer could not do. */
+function backgroundProblems(peer: PeerRow): string[] {
+  if (!peer.live) return [];
+  const problems: string[] = [];
+  const failed = (job: string, error: string | null | undefined) => {
+    if (typeof error === "string")
+      problems.push(`Peer ${peer.address} cannot go on with ${job} for now: ${error}`);
+  };
+  const scrub = scrubProgress(peer);
+  const gc = collectionProgress(peer);
+  failed("moving blocks", peerProgress(peer)?.lastError);
+  failed("its scrub", scrub?.lastError);
+  failed("collection", gc?.lastError);
+  const lost = scrub?.unrepaired.length ?? 0;
+  if (lost > 0)
+    problems.push(
+      `Peer ${peer.address} holds damaged blocks of which no good copy was found: see torus ctl scrub status`,
+    );
+  if (gc !== undefined && gc.keptCount > 0)
+    problems.push(
+      `Peer ${peer.address} gives no space back of ${gc.keptCount} volumes with their clones: see torus ctl gc status`,
+    );
   return problems;
 }
 
@@ -86,10 +111,11 @@ function ringProblems(ring: RingSpec, peers: readonly PeerRow[]): string[] {
 
 /** Reads everything and judges it. `failing`: data may be out of reach now; `degraded`: one more failure could. */
 export async function clusterStatus(metadata: Metadata): Promise<ClusterStatus> {
-  const [settings, { rows, ring }, { volumes, damage }] = await Promise.all([
+  const [settings, { rows, ring }, { volumes, damage }, orders] = await Promise.all([
     metadata.settings.get(),
     peerRows(metadata),
     metadata.volumes.list(),
+    metadata.upkeep.get(),
   ]);
   const states = volumes.map((volume) => volumeStatus(volume, ring));
   const problems = [...ringProblems(ring, rows), ...peerProblems(rows, ring)];
@@ -99,10 +125,14 @@ export async function clusterStatus(metadata: Metadata): Promise<ClusterStatus> 
       problems.push(
         `Volume ${volume.name} writes ${volume.logWidth} copies instead of ${ring.replication} for now`,
       );
-  const bytesLeft = rows.reduce((sum, row) => sum + (peerProgress(row)?.bytesLeft ?? 0), 0);
-  const bytesPerSecond = rows.reduce((sum, row) => sum + (peerProgress(row)?.bytesPerSecond ?? 0), 0);
-  if (bytesLeft > 0)
-    problems.push(`${formatSize(bytesLeft)} are still to be moved or copied: see torus ctl rebalance status`);
+  const rebalance = movementOf(rows, ring.version);
+  if (rebalance.bytesLeft > 0)
+    problems.push(
+      `${formatSize(rebalance.bytesLeft)} are still to be moved or copied: see torus ctl rebalance status`,
+    );
+  const notes = leavingLines(rows, ring);
+  if (orders.rebalance.paused) notes.push("Moving blocks is paused: torus ctl rebalance resume goes on");
+  if (orders.scrub.paused) notes.push("Scrubbing is paused: torus ctl scrub resume goes on");
   const down = ring.members.filter(
     (member) => !rows.some((row) => row.peerId === member.peerId && row.live),
   ).length;
@@ -118,11 +148,8 @@ export async function clusterStatus(metadata: Metadata): Promise<ClusterStatus> 
     usedBytes: rows.reduce((sum, row) => sum + row.usedBytes, 0),
     sizeBytes: rows.reduce((sum, row) => sum + row.capacityBytes, 0),
     volumes: states,
-    rebalance: {
-      bytesLeft,
-      bytesPerSecond,
-      secondsLeft: bytesPerSecond > 0 ? Math.ceil(bytesLeft / bytesPerSecond) : null,
-    },
+    notes,
+    rebalance,
   };
 }
 
@@ -137,13 +164,8 @@ export function renderStatus(status: ClusterStatus, style: ReturnType<typeof out
     `Space    [${renderBar(status.usedBytes, status.sizeBytes, 20)}] ${formatSize(status.usedBytes, style)} of ${formatSize(status.sizeBytes, style)}`,
     `Volumes  ${status.volumes.length}, ${status.volumes.filter((volume) => volume.attachedTo !== null).length} attached`,
   ];
-  if (status.rebalance.bytesLeft > 0) {
-    const { bytesLeft, bytesPerSecond, secondsLeft } = status.rebalance;
-    const left = secondsLeft === null ? "" : `, about ${formatDuration(secondsLeft * 1000)} left`;
-    lines.push(
-      `Moving   ${formatSize(bytesLeft, style)} to go at ${formatSize(bytesPerSecond, style)}/s${left}`,
-    );
-  }
+  if (!status.rebalance.settled) lines.push(`Moving   ${movementLine(status.rebalance, style)}`);
+  for (const note of status.notes) lines.push(`Note     ${note}`);
   return `${lines.join("\n")}\n\n${renderList(peerColumns, status.peers, style)}`;
 }
 
