@@ -218,8 +218,9 @@ class FdFile implements DiskFile {
     sourceOffsetBytes: number,
     lengthBytes: number,
   ): DiskStatus {
-    assert(source.address !== 0, `${this.name} is written from memory without an address`);
-    assert(fileOffsetBytes + lengthBytes <= this.sizeBytes, `${this.name} is written beyond its end`);
+    if (source.address === 0) assert(false, `${this.name} is written from memory without an address`);
+    if (fileOffsetBytes + lengthBytes > this.sizeBytes)
+      assert(false, `${this.name} is written beyond its end`);
     const result = writeFile(this.fd, source.address + sourceOffsetBytes, lengthBytes, fileOffsetBytes);
     return result < 0 ? statusOf(result) : DiskStatus.ok;
   }
@@ -231,7 +232,7 @@ class FdFile implements DiskFile {
     destinationOffsetBytes: number,
     lengthBytes: number,
   ): DiskStatus {
-    assert(destination.address !== 0, `${this.name} is read into memory without an address`);
+    if (destination.address === 0) assert(false, `${this.name} is read into memory without an address`);
     let done = 0;
     while (done < lengthBytes) {
       const count = libc.pread(

@@ -214,7 +214,7 @@ export class WorkerSyncer implements Syncer {
     writeOut: number,
     done: (result: number) => void,
   ): void {
-    assert(lengthBytes < TWO_32, `a job of ${lengthBytes} bytes`);
+    if (lengthBytes >= TWO_32) assert(false, `a job of ${lengthBytes} bytes`);
     const words = this.#words;
     const head = Atomics.load(words, HEAD);
     assert(((head - this.#done) | 0) < RING_SLOTS, "too many syncs are under way");

@@ -58,8 +58,8 @@ export class WriteBehind {
     sourceOffset: number,
     lengthBytes: number,
   ): boolean {
-    assert(offsetBytes % this.unitBytes === 0, `a write at ${offsetBytes} is not aligned`);
-    assert(lengthBytes > 0 && lengthBytes <= WRITE_BYTES_MAX, `a write of ${lengthBytes} bytes`);
+    if (offsetBytes % this.unitBytes !== 0) assert(false, `a write at ${offsetBytes} is not aligned`);
+    if (lengthBytes <= 0 || lengthBytes > WRITE_BYTES_MAX) assert(false, `a write of ${lengthBytes} bytes`);
     const padded = Math.ceil(lengthBytes / this.unitBytes) * this.unitBytes;
     const chunk = this.#chunkFor(isData, padded);
     const at = chunk.used;

@@ -162,7 +162,7 @@ export class BlockIndex {
   addPins(slot: number, change: number): number {
     const chunk = this.#chunk(slot);
     const pins = (chunk.pins[slot & this.#mask] as number) + change;
-    assert(pins >= 0 && pins <= PINS_MAX, `row ${slot} would have ${pins} pins`);
+    if (pins < 0 || pins > PINS_MAX) assert(false, `row ${slot} would have ${pins} pins`);
     chunk.pins[slot & this.#mask] = pins;
     return pins;
   }
@@ -240,7 +240,7 @@ export class BlockIndex {
     const chunk = this.#chunk(slot);
     const row = slot & this.#mask;
     const flags = chunk.flags[row] as number;
-    assert((flags & RowFlag.linked) !== 0, `row ${slot} is not linked`);
+    if ((flags & RowFlag.linked) === 0) assert(false, `row ${slot} is not linked`);
     chunk.flags[row] = flags & ~RowFlag.linked;
     const log = this.logOf(slot);
     this.#unchain(slot, this.#bucketOf(log.id, chunk.index[row] as number));
@@ -257,7 +257,7 @@ export class BlockIndex {
   free(slot: number): void {
     const chunk = this.#chunk(slot);
     const row = slot & this.#mask;
-    assert(((chunk.flags[row] as number) & RowFlag.linked) === 0, `row ${slot} is still linked`);
+    if (((chunk.flags[row] as number) & RowFlag.linked) !== 0) assert(false, `row ${slot} is still linked`);
     const log = this.logOf(slot);
     log.rowCount -= 1;
     if (log.rowCount === 0) this.#removeLog(log);
@@ -391,7 +391,7 @@ export class BlockIndex {
     let walk = this.#bucketHead(bucket);
     if (walk === slot) return this.#setBucketHead(bucket, after);
     for (;;) {
-      assert(walk !== NO_SLOT, `row ${slot} is missing from its hash chain`);
+      if (walk === NO_SLOT) assert(false, `row ${slot} is missing from its hash chain`);
       const chunk = this.#chunk(walk);
       const next = chunk.chainNext[walk & this.#mask] as number;
       if (next === slot) {

@@ -40,7 +40,7 @@ import { type BlockIndex, NO_SLOT, PINS_MAX, RowFlag } from "./block-index";
 import { CHECKPOINT_SCRATCH_BYTES, CheckpointRun } from "./checkpoint";
 import { BLOCK_EXTENTS_MAX, METADATA_PAGE_BYTES, segmentFileName, segmentGeometry } from "./layout";
 import { Lending } from "./lending";
-import { RowBytes } from "./row-bytes";
+import type { RowBytes } from "./row-bytes";
 import { createSegmentFile, entriesFor, Segment, type StoreContext } from "./segment";
 import { SpaceMap } from "./space-map";
 import type { StateLog } from "./state-log";

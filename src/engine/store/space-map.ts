@@ -33,12 +33,12 @@ export class SpaceMap {
     for (let unit = start; unit < start + count; ) {
       const word = unit >>> 5;
       if ((unit & 31) === 0 && start + count - unit >= 32) {
-        assert(this.#words[word] === 0, `unit ${unit} is taken twice`);
+        if (this.#words[word] !== 0) fail(unit, "taken");
         this.#words[word] = -1;
         unit += 32;
         continue;
       }
-      assert(!this.#isTaken(unit), `unit ${unit} is taken twice`);
+      if (this.#isTaken(unit)) fail(unit, "taken");
       this.#setBit(unit);
       unit += 1;
     }
@@ -49,12 +49,12 @@ export class SpaceMap {
     for (let unit = start; unit < start + count; ) {
       const word = unit >>> 5;
       if ((unit & 31) === 0 && start + count - unit >= 32) {
-        assert(this.#words[word] === -1, `unit ${unit} is released twice`);
+        if (this.#words[word] !== -1) fail(unit, "released");
         this.#words[word] = 0;
         unit += 32;
         continue;
       }
-      assert(this.#isTaken(unit), `unit ${unit} is released twice`);
+      if (!this.#isTaken(unit)) fail(unit, "released");
       this.#words[word] = (this.#words[word] as number) & ~(1 << (unit & 31));
       unit += 1;
     }
@@ -151,4 +151,9 @@ export class SpaceMap {
     while (unit < from + countMax && unit < this.unitCount && !this.#isTaken(unit)) unit += 1;
     return unit;
   }
+}
+
+/** Apart from the test, so that a message is made only when there is something to say. */
+function fail(unit: number, what: string): never {
+  assert(false, `unit ${unit} is ${what} twice`);
 }
