@@ -1,0 +1,8 @@
+/** The Kubernetes (CSI) driver: see README.md. */
+export { ControllerService } from "./controller";
+export { CsiError, type CsiErrorCode } from "./errors";
+export { DRIVER_NAME, identityService } from "./identity";
+export { NodeService, type NodeServiceOptions } from "./node";
+export { runProgram } from "./node-system";
+export type { CsiSnapshot, CsiVolume, DeviceAttacher, VolumeService } from "./ports";
+export { CsiServer, type CsiServerOptions, parseEndpoint } from "./server";

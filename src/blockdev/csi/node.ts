@@ -1,0 +1,232 @@
+/**
+ * The CSI node service: volumes on this machine. Staging attaches a volume as a block device and, where a file system
+ * is asked for, makes one on a blank device and mounts it at the staging path; publishing shows that (or the device)
+ * at a container's path. A volume has one writer: staging one that another node holds fails until that node lets go
+ * or its lease ends. Every call may come again; it looks at what is there and does the rest.
+ */
+import { statSync } from "node:fs";
+import { isAbsolute, normalize } from "node:path";
+import type { ServiceImpl } from "@connectrpc/connect";
+import { type Usage, usageOf } from "./capabilities";
+import { CsiError, required } from "./errors";
+import { type Node, NodeServiceCapability_RPC_Type as Rpc, VolumeUsage_Unit as Unit } from "./gen/csi_pb";
+import {
+  bindMount,
+  deviceSizeBytes,
+  ensureFileSystem,
+  fileSystemFigures,
+  findMount,
+  growFileSystem,
+  mountDevice,
+  unmountAndRemove,
+} from "./node-system";
+import { Operations } from "./operations";
+import type { DeviceAttacher, VolumeService } from "./ports";
+import { type StageRecord, StageRecords } from "./stage-records";
+
+const CAPABILITIES = [
+  Rpc.STAGE_UNSTAGE_VOLUME,
+  Rpc.GET_VOLUME_STATS,
+  Rpc.EXPAND_VOLUME,
+  Rpc.SINGLE_NODE_MULTI_WRITER,
+];
+
+export interface NodeServiceOptions {
+  readonly nodeId: string;
+  readonly volumes: VolumeService;
+  readonly attacher: DeviceAttacher;
+  /** Where it remembers what is staged. */
+  readonly stateFolder: string;
+  readonly onEvent: (level: "info" | "warn", message: string) => void;
+}
+
+/** Absolute, without .. and without a slash at its end, as /proc shows mounts. */
+function requiredPath(field: string, path: string): string {
+  if (!isAbsolute(required(field, path)))
+    throw new CsiError("invalid-argument", `Cannot use ${field} "${path}": it is not absolute`);
+  const plain = normalize(path);
+  return plain.length > 1 && plain.endsWith("/") ? plain.slice(0, -1) : plain;
+}
+
+function sameUsage(one: Usage, other: Usage): boolean {
+  return one.kind === other.kind && one.fileSystem === other.fileSystem && one.readOnly === other.readOnly;
+}
+
+export class NodeService {
+  readonly #options: NodeServiceOptions;
+  readonly #operations = new Operations();
+  readonly #records: StageRecords;
+
+  constructor(options: NodeServiceOptions) {
+    this.#options = options;
+    this.#records = new StageRecords(options.stateFolder);
+  }
+
+  /** Takes over what an earlier process staged; forgets what a restart of the machine has ended. */
+  async recover(): Promise<void> {
+    const { attacher, onEvent } = this.#options;
+    for (const record of this.#records.all()) {
+      const device = await attacher.recover(record.volumeName);
+      if (device === undefined) {
+        onEvent("info", `Volume "${record.volumeName}" is not attached any more`);
+        this.#records.remove(record.volumeName);
+      } else {
+        onEvent("info", `Took volume "${record.volumeName}" over at ${device}`);
+        if (device !== record.device) this.#records.put({ ...record, device });
+      }
+    }
+  }
+
+  implementation(): ServiceImpl<typeof Node> {
+    return {
+      nodeGetCapabilities: () => ({
+        capabilities: CAPABILITIES.map((type) => ({ type: { case: "rpc" as const, value: { type } } })),
+      }),
+      nodeGetInfo: () => ({ nodeId: this.#options.nodeId }),
+      nodeStageVolume: async (request) => {
+        const name = required("volume_id", request.volumeId);
+        const path = requiredPath("staging_target_path", request.stagingTargetPath);
+        const usage = usageOf(request.volumeCapability);
+        await this.#operations.run(name, () => this.#stage(name, path, usage));
+        return {};
+      },
+      nodeUnstageVolume: async (request) => {
+        const name = required("volume_id", request.volumeId);
+        const path = requiredPath("staging_target_path", request.stagingTargetPath);
+        await this.#operations.run(name, () => this.#unstage(name, path));
+        return {};
+      },
+      nodePublishVolume: async (request) => {
+        const name = required("volume_id", request.volumeId);
+        const target = requiredPath("target_path", request.targetPath);
+        const usage = usageOf(request.volumeCapability);
+        const staging = requiredPath("staging_target_path", request.stagingTargetPath);
+        const readOnly = request.readonly || usage.readOnly;
+        await this.#operations.run(name, () => this.#publish(name, staging, target, usage, readOnly));
+        return {};
+      },
+      nodeUnpublishVolume: async (request) => {
+        const name = required("volume_id", request.volumeId);
+        const target = requiredPath("target_path", request.targetPath);
+        await this.#operations.run(name, () => unmountAndRemove(target));
+        return {};
+      },
+      nodeGetVolumeStats: (request) =>
+        this.#statistics(
+          required("volume_id", request.volumeId),
+          requiredPath("volume_path", request.volumePath),
+        ),
+      nodeExpandVolume: async (request) => {
+        const name = required("volume_id", request.volumeId);
+        requiredPath("volume_path", request.volumePath);
+        const record = this.#staged(name);
+        const sizeBytes = await this.#operations.run(name, () => this.#expand(record));
+        return { capacityBytes: BigInt(sizeBytes) };
+      },
+    };
+  }
+
+  async #stage(name: string, path: string, usage: Usage): Promise<void> {
+    const { volumes, attacher } = this.#options;
+    const before = this.#records.get(name);
+    if (before !== undefined && (before.stagingPath !== path || !sameUsage(before.usage, usage)))
+      throw new CsiError(
+        "already-exists",
+        `Cannot stage volume "${name}" at ${path}: it is staged at ${before.stagingPath} as ${before.usage.kind} ${before.usage.fileSystem}`,
+      );
+    if (before === undefined && (await volumes.findVolume(name)) === undefined)
+      throw new CsiError("not-found", `Cannot stage volume "${name}": there is none of that name`);
+    const device = await attacher.attach(name);
+    // Before anything is mounted: whoever restarts must find the device.
+    this.#records.put({ volumeName: name, stagingPath: path, device, usage });
+    if (usage.kind === "block" || findMount(path) !== undefined) return;
+    await ensureFileSystem(device, usage.fileSystem);
+    await mountDevice(device, path, usage.fileSystem, usage.mountFlags);
+    // It may have been made when the volume was smaller.
+    if (!usage.readOnly) await growFileSystem(usage.fileSystem, device, path);
+  }
+
+  async #unstage(name: string, path: string): Promise<void> {
+    const record = this.#records.get(name);
+    if (record !== undefined && record.stagingPath !== path)
+      throw new CsiError(
+        "failed-precondition",
+        `Cannot unstage volume "${name}" from ${path}: it is staged at ${record.stagingPath}`,
+      );
+    if (record === undefined) return;
+    // The folder itself is the orchestrator's.
+    if (record.usage.kind === "mount" && findMount(path) !== undefined) await unmountAndRemove(path);
+    await this.#options.attacher.detach(name);
+    this.#records.remove(name);
+  }
+
+  async #publish(
+    name: string,
+    staging: string,
+    target: string,
+    usage: Usage,
+    readOnly: boolean,
+  ): Promise<void> {
+    const record = this.#staged(name);
+    if (record.stagingPath !== staging)
+      throw new CsiError(
+        "failed-precondition",
+        `Cannot publish volume "${name}" from ${staging}: it is staged at ${record.stagingPath}`,
+      );
+    if (record.usage.kind !== usage.kind)
+      throw new CsiError(
+        "invalid-argument",
+        `Cannot publish volume "${name}" as ${usage.kind}: it is staged as ${record.usage.kind}`,
+      );
+    const there = findMount(target);
+    if (there !== undefined) {
+      if (there.readOnly === readOnly) return;
+      throw new CsiError(
+        "already-exists",
+        `Cannot publish volume "${name}" at ${target}: it is there already, ${there.readOnly ? "read-only" : "to be written"}`,
+      );
+    }
+    await bindMount(usage.kind === "mount" ? staging : record.device, target, readOnly);
+  }
+
+  async #statistics(name: string, path: string) {
+    const record = this.#records.get(name);
+    const found = statSync(path, { throwIfNoEntry: false });
+    if (record === undefined || found === undefined || findMount(path) === undefined)
+      throw new CsiError("not-found", `Cannot tell of volume "${name}": it is not at ${path}`);
+    if (record.usage.kind === "block")
+      return { usage: [{ unit: Unit.BYTES, total: BigInt(await deviceSizeBytes(record.device)) }] };
+    const figures = fileSystemFigures(path);
+    return {
+      usage: [
+        {
+          unit: Unit.BYTES,
+          total: BigInt(figures.totalBytes),
+          available: BigInt(figures.availableBytes),
+          used: BigInt(figures.usedBytes),
+        },
+        {
+          unit: Unit.INODES,
+          total: BigInt(figures.totalInodes),
+          available: BigInt(figures.freeInodes),
+          used: BigInt(figures.totalInodes - figures.freeInodes),
+        },
+      ],
+    };
+  }
+
+  async #expand(record: StageRecord): Promise<number> {
+    const { volumeName, device, stagingPath, usage } = record;
+    await this.#options.attacher.refreshSize(volumeName);
+    if (usage.kind === "mount" && !usage.readOnly)
+      await growFileSystem(usage.fileSystem, device, stagingPath);
+    return deviceSizeBytes(device);
+  }
+
+  #staged(name: string): StageRecord {
+    const record = this.#records.get(name);
+    if (record === undefined)
+      throw new CsiError("not-found", `Cannot use volume "${name}" on this node: it is not staged here`);
+    return record;
+  }
+}
