@@ -90,15 +90,18 @@ interface Plan extends AttachOptions {
   readonly connectionCount: number;
 }
 
-/** Disconnects a device that another process (or a dead one) attached. */
-export async function detachFromKernel(path: string): Promise<void> {
+/**
+ * Disconnects a device that another process (or a dead one) attached. Without `flush` what its caches hold is thrown
+ * away: for a device whose process died and that nobody may take over.
+ */
+export async function detachFromKernel(path: string, flush = true): Promise<void> {
   const device = deviceAt(parseNbdIndex(path));
   if (device === undefined || !device.connected)
     throw new KernelError("not-attached", `Cannot detach ${path}: it is not attached`);
   const netlink = await openNetlink();
   if (netlink === undefined) throw noDriver();
   try {
-    await detach(device.index, () => netlink.disconnect(device.index));
+    await detach(device.index, () => netlink.disconnect(device.index), flush);
   } finally {
     netlink.close();
   }
@@ -266,7 +269,7 @@ function firstFree(): number {
   return free.index;
 }
 
-async function detach(index: number, disconnect: () => Promise<void>): Promise<void> {
+async function detach(index: number, disconnect: () => Promise<void>, flush = true): Promise<void> {
   const path = `/dev/nbd${index}`;
   const mountPoints = deviceAt(index)?.mountPoints ?? [];
   if (mountPoints.length > 0)
@@ -274,7 +277,7 @@ async function detach(index: number, disconnect: () => Promise<void>): Promise<v
       "busy",
       `Cannot detach ${path}: it is mounted at ${mountPoints.join(", ")}; unmount it first`,
     );
-  await flushDevice(path);
+  if (flush) await flushDevice(path);
   await disconnect();
   await until(`detach ${path}`, () => deviceAt(index)?.connected !== true);
 }

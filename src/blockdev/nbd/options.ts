@@ -198,7 +198,11 @@ export function transmissionFlags(readOnly: boolean, structured: boolean): numbe
   return flags;
 }
 
-/** What the kernel's client is told of an export that this process attaches to it. */
-export function kernelFlags(device: DeviceDescription): number {
-  return transmissionFlags(device.readOnly, false);
+/**
+ * What the kernel's client is told of an export that this process attaches to it. Without a write cache (everything
+ * answered is durable) it sends no flushes.
+ */
+export function kernelFlags(device: Pick<DeviceDescription, "readOnly">, writeCache = true): number {
+  const flags = transmissionFlags(device.readOnly, false);
+  return writeCache ? flags : flags & ~(TransmissionFlag.sendFlush | TransmissionFlag.sendFua);
 }

@@ -7,7 +7,7 @@
  */
 import { TorusError } from "../../base";
 import type { SocketNetwork, StreamConnection } from "../../base/io";
-import { type BlockDevice, DurableDevice, kernelFlags, type NbdServer } from "../../blockdev";
+import { type BlockDevice, DurableDevice, type NbdServer } from "../../blockdev";
 import type { OpenDevice, VolumeDirectory } from "./volume-directory";
 import type { ExportSockets, HeldExport, KernelEvents, KernelMethods } from "./worker-api";
 
@@ -54,7 +54,6 @@ export class KernelPart implements KernelMethods {
     return {
       sizeBytes: device.sizeBytes,
       readOnly: device.readOnly,
-      serverFlags: kernelFlags(device),
       writer: open.writer,
     };
   }

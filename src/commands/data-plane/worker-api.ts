@@ -5,7 +5,7 @@
  */
 import type { ClusterId, Incarnation, PeerId } from "../../base";
 import type { DeviceDescription, DeviceExtent } from "../../blockdev";
-import type { PeerStatistics } from "../../engine";
+import type { ListReply, ListRequest, PeerStatistics } from "../../engine";
 import type { CollectorStatus } from "../../engine/gc";
 import type { RebalanceStatus } from "../../engine/rebalance";
 import type { ScrubStatus } from "../../engine/scrub";
@@ -148,8 +148,6 @@ export interface DeviceDifference {
 export interface HeldExport {
   readonly sizeBytes: number;
   readonly readOnly: boolean;
-  /** For the kernel's client, with a write cache. */
-  readonly serverFlags: number;
   /** Undefined for snapshots. */
   readonly writer: VolumeWriter | undefined;
 }
@@ -216,6 +214,8 @@ export interface DataWorkerMethods extends DeviceMethods, KernelMethods {
   /** A client that came through TLS: the plain end of its connection, which then belongs to the worker. */
   adoptClient(argument: AdoptedClient): void;
   connectRegistry(config: RegistryConfig): void;
+  /** A page of the blocks that a peer holds. */
+  listBlocks(argument: { readonly peerId: PeerId; readonly request: ListRequest }): Promise<ListReply>;
   /** Starts the background work of a peer; after storage and registry. */
   openUpkeep(config: UpkeepConfig): void;
   orderUpkeep(orders: UpkeepOrders): void;
