@@ -2,11 +2,10 @@
  * The main thread's hold on the data path: starts the sync thread and the data worker, connects the worker to the
  * metadata, and ends both in order.
  */
-import { hostname } from "node:os";
 import { type Incarnation, type PeerId, TorusError } from "../../base";
 import { type LoopWorker, startLoopWorker, startSyncThread, type SyncThread } from "../../base/io";
 import type { DeviceDescription, DeviceExtent } from "../../blockdev";
-import type { VolumeRegistry } from "../../engine";
+import type { BlockListing, VolumeRegistry } from "../../engine";
 import type { VolumeOptions } from "../../engine/volume";
 import { PAGE_BYTES } from "../../engine/block";
 import type { UpkeepOrders } from "../../meta";
@@ -16,7 +15,8 @@ import type { Metadata } from "../cli";
 import { workerEntry } from "../executable";
 import { RegistryServer } from "./registry-rpc";
 import { StateFile } from "./state-file";
-import { holderName, parseExportName } from "./volume-directory";
+import { holderName, isDeadHolder } from "./holder";
+import { parseExportName } from "./volume-directory";
 import type {
   AoeConfig,
   AoeOpened,
@@ -46,6 +46,9 @@ const DEVICE_CALL_TIMEOUT_MS = 600_000;
 /** Longer than any client waits. */
 const STORAGE_CALL_TIMEOUT_MS = 30_000;
 const STATUS_TIMEOUT_MS = 5_000;
+/** A page of a listing. */
+const LIST_BLOCKS = 4096;
+const LIST_TIMEOUT_MS = 30_000;
 const STOP_TIMEOUT_MS = 60_000;
 
 export interface DataPlaneOptions {
@@ -107,7 +110,7 @@ export class DataPlane {
   readonly #handles = new WeakMap<CommandDevice, number>();
 
   private constructor(
-    options: DataPlaneOptions,
+    private readonly options: DataPlaneOptions,
     private readonly syncThread: SyncThread,
   ) {
     this.#dialer = options.tls === undefined ? undefined : new TlsDialer(options.tls);
@@ -181,7 +184,7 @@ export class DataPlane {
     await server.ready();
     await this.#worker.endpoint.call("connectRegistry", {
       registry: server.state(),
-      holder: holderName(hostname(), process.pid, settings.peerId),
+      holder: holderName(),
       blockSizeBytes: settings.blockSizeBytes,
       readCacheBytes: settings.readCacheBytes,
       writeCacheBytes: settings.writeCacheBytes,
@@ -199,6 +202,17 @@ export class DataPlane {
 
   orderUpkeep(orders: UpkeepOrders): Promise<void> {
     return this.#worker.endpoint.call("orderUpkeep", orders);
+  }
+
+  /** The blocks that a peer holds, page by page. Throws when it does not answer. */
+  async *peerBlocks(peerId: PeerId): AsyncGenerator<readonly BlockListing[], void, undefined> {
+    let cursor: string | undefined;
+    do {
+      const request = cursor === undefined ? { limit: LIST_BLOCKS } : { limit: LIST_BLOCKS, cursor };
+      const reply = await this.#worker.endpoint.call("listBlocks", { peerId, request }, LIST_TIMEOUT_MS);
+      yield reply.blocks;
+      cursor = reply.cursor;
+    } while (cursor !== undefined);
   }
 
   openAoe(config: AoeConfig): Promise<AoeOpened> {
@@ -302,7 +316,10 @@ export class DataPlane {
       return this.#registry.methods;
     };
     return {
-      openVolume: (argument) => registry().openVolume(argument),
+      openVolume: async (argument) => {
+        await this.#freeFromDeadHolder(argument.name);
+        return registry().openVolume(argument);
+      },
       openSnapshot: (argument) => registry().openSnapshot(argument),
       closeSnapshot: (session) => registry().closeSnapshot(session),
       commitHead: (argument) => registry().commitHead(argument),
@@ -332,6 +349,15 @@ export class DataPlane {
     if (this.#scrubProgress === undefined)
       throw new TorusError("not-open", "Cannot reach the scrub's progress: background work was not started");
     return this.#scrubProgress;
+  }
+
+  /** A writer that was killed on this machine keeps nobody waiting for its lease. */
+  async #freeFromDeadHolder(name: string): Promise<void> {
+    const { volumes } = this.#required();
+    const holder = (await volumes.info(name)).attached?.holder;
+    if (holder === undefined || !isDeadHolder(holder)) return;
+    if (await volumes.releaseDeadHolder(name, holder))
+      this.options.onLog({ level: "info", message: `Volume "${name}" was held by ${holder}, which is dead` });
   }
 
   #required(): Metadata {

@@ -7,7 +7,7 @@ export {
 } from "./latency";
 export { type CommandDevice, DataPlane, type DataPlaneOptions, type ExportListener } from "./data-plane";
 export { RegistryServer, VOLUME_LEASE_TIMES } from "./registry-rpc";
-export { holderName, parseExportName } from "./volume-directory";
+export { parseExportName } from "./volume-directory";
 export type {
   DataPlaneStatus,
   DataWorkerEvents,

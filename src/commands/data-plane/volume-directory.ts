@@ -3,7 +3,7 @@
  * so that they have one coherent view, and detached cleanly when the last one leaves. A volume that failed (its
  * lock was lost, a newer writer fenced it) answers errors to those who have it and is opened afresh for the next.
  */
-import { type PeerId, TorusError } from "../../base";
+import { TorusError } from "../../base";
 import type { BlockDevice, DeviceDescription, DeviceDirectory } from "../../blockdev";
 
 /** As whose successor a volume was opened. */
@@ -221,9 +221,4 @@ export class VolumeDirectory implements DeviceDirectory {
     })();
     return entry.closing;
   }
-}
-
-/** A holder's name for locks: who has the volume attached, in words an administrator knows. */
-export function holderName(host: string, processId: number, peerId?: PeerId): string {
-  return peerId === undefined ? `${host} (pid ${processId})` : `${host} (daemon ${peerId.slice(0, 8)})`;
 }

@@ -100,6 +100,8 @@ export class DataWorkerParts {
         latencies: this.#latencies,
       });
     },
+    listBlocks: ({ peerId, request }) =>
+      this.#required(this.#client, "registry").transport.list(peerId, request),
     openUpkeep: (config: UpkeepConfig) => {
       const { loop, endpoint } = this.#context;
       this.#upkeep = new UpkeepPart({

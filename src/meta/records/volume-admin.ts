@@ -268,6 +268,23 @@ export class VolumeAdmin {
     return true;
   }
 
+  /**
+   * Deletes the lock of a holder that the caller knows to be dead, so that nobody waits for its lease: no read of its
+   * can be answered any more, and its writes are fenced by the next open. Returns whether that lock was there.
+   */
+  async releaseDeadHolder(name: string, holder: string): Promise<boolean> {
+    const { store } = this.#context;
+    return repeat(this.#context, { what: `unlock volume "${name}"` }, async () => {
+      const look = await lookAtVolume(this.#context, name);
+      if (look.lock === undefined || look.lock.holder !== holder) return false;
+      const result = await store.transact({
+        compares: [unchanged(keys.lock(look.volumeId), look.entries.lock)],
+        operations: [{ kind: "delete", key: keys.lock(look.volumeId) }],
+      });
+      return result.committed ? true : again;
+    });
+  }
+
   async #isLockOf(volumeId: VolumeId, token: string): Promise<boolean> {
     return repeat(this.#context, { what: "read a lock" }, async () => {
       const entry = await this.#context.store.get(keys.lock(volumeId));
