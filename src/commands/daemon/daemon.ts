@@ -11,7 +11,7 @@ import { type ClusterSettingsRecord, isMetaError, MetaRegistry, type PeerRegistr
 import { loadTlsIdentity, type TlsIdentity } from "../../net/tls";
 import { createRing } from "../../ring";
 import { changeRing, type Metadata, metadataOver, type MetaLocation, openStore } from "../cli";
-import { DataPlane, type UpkeepStatus, VOLUME_LEASE_TIMES } from "../data-plane";
+import { DataPlane, type UpkeepStatus, holderName, isDeadHolder, VOLUME_LEASE_TIMES } from "../data-plane";
 import type { Logger } from "../log";
 import { clusterFigures, MetricsExporter } from "../metrics";
 import { type AdminServer, type Readiness, startAdminServer } from "./http";
@@ -214,6 +214,8 @@ export class Daemon {
       `Store in ${directory}: ${formatSize(opened.usedBytes)} of ${formatSize(opened.capacityBytes)} used; serving on ${advertised}`,
     );
     const description = {
+      holder: holderName(),
+      isDead: isDeadHolder,
       peerId,
       address: advertised,
       bootCount: opened.bootCount,

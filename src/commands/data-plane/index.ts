@@ -25,3 +25,4 @@ export type {
 } from "./worker-api";
 export { PIECE_BYTES_MAX } from "./device-part";
 export { DataWorkerParts } from "./worker-parts";
+export { holderName, isDeadHolder } from "./holder";

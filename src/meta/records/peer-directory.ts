@@ -32,6 +32,10 @@ export interface PeerDescription {
   readonly weight?: number;
   readonly capacityBytes: number;
   readonly usedBytes: number;
+  /** Names the process, for `isDead`. */
+  readonly holder?: string;
+  /** Whether an earlier registration's holder is provably gone: then nobody waits for its lease. */
+  readonly isDead?: (holder: string) => boolean;
 }
 
 export interface PeerReport {
@@ -256,18 +260,25 @@ export class PeerRegistration {
     const { peerId } = this.#description;
     const [entry, live] = await readAll(store, [keys.peer(peerId), keys.live(peerId)]);
     if (live !== undefined) {
-      const isOurs = decodeRecord(live).string("token", 64) === this.#token;
+      const record = decodeRecord(live);
+      const isOurs = record.string("token", 64) === this.#token;
       if (isOurs && live.lease === lease) return { kind: "held" };
-      if (!isOurs)
+      const { isDead } = this.#description;
+      const isDeadNow = record.has("holder") && isDead?.(record.string("holder")) === true;
+      if (!isOurs && !isDeadNow)
         throw new MetaError(
           "peer-registered",
-          `Cannot register peer ${peerId}: a daemon with this id is running at ${decodeRecord(live).string("address")}; its registration ends ${this.#times.ttlMs / 1000} s after it stops`,
+          `Cannot register peer ${peerId}: a daemon with this id is running at ${record.string("address")}; its registration ends ${this.#times.ttlMs / 1000} s after it stops`,
           { retryable: false },
         );
     }
     const stored = entry === undefined ? undefined : decodePeer(entry);
     const next = this.#nextRecord(stored);
-    const value = encodeRecord({ token: this.#token, address: next.address });
+    const { holder } = this.#description;
+    const value = encodeRecord({
+      ...{ token: this.#token, address: next.address },
+      ...(holder !== undefined && { holder }),
+    });
     const result = await store.transact({
       compares: [unchanged(keys.peer(peerId), entry), unchanged(keys.live(peerId), live)],
       operations: [
