@@ -76,7 +76,9 @@ export async function findUnconverged(
     const missing = desired.filter((peer) => !copies.peers.includes(peer));
     if (missing.length > 0) return `${name} is missing on ${missing.map(nameOf).join(", ")}`;
     const surplus = copies.peers.filter((peer) => !desired.includes(peer));
-    if (surplus.length > 0) return `${name} has copies too many, on ${surplus.map(nameOf).join(", ")}`;
+    // A ring that asks for more copies than it has peers lets nobody drop one.
+    if (surplus.length > 0 && count === ringSpec.replication)
+      return `${name} has copies too many, on ${surplus.map(nameOf).join(", ")}`;
   }
   for (const [name, copies] of held)
     if (!referenced.has(name))
