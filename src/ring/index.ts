@@ -2,7 +2,7 @@ export { buildRing, unionSpec } from "./build";
 export { createRing, nextRing, type RingChange, type RingRequest } from "./change";
 export { RingError, type RingErrorCode } from "./errors";
 export { hashToPartition, PARTITION_STRIDE, PARTITION_WINDOW_BLOCKS } from "./hash";
-export { balanceOf, type PeerPlan, planChange, type RingBalance, type RingPlan } from "./plan";
+export { balanceOf, type PeerPlan, planBlocks, planChange, type RingBalance, type RingPlan } from "./plan";
 export type { Ring, RingMember, RingSpec, RingType } from "./ring";
 export {
   copyCount,

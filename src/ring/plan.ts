@@ -2,7 +2,7 @@
  * What a change of ring would move, before it is made: per peer and in all, against the least possible, with balance
  * and zones before and after. Exact where both rings are tables; otherwise taken from a fixed sample of block names.
  */
-import { asEpoch, asVolumeId, BlockKind, type PeerId } from "../base";
+import { asEpoch, asVolumeId, BlockKind, type BlockRef, type PeerId } from "../base";
 import { buildRing } from "./build";
 import type { RingSpec } from "./ring";
 import { type ChangeTally, commonPartitions, PlacementTally, type PeerTally, type ZoneTally } from "./tally";
@@ -60,12 +60,37 @@ export function planChange(older: RingSpec, newer: RingSpec, dataBytes: number):
   else
     for (let index = 1; index <= SAMPLE_BLOCKS; index++)
       tally.addBlock({ kind: BlockKind.data, volumeId: asVolumeId(1), epoch: asEpoch(1), index });
+  return planOf(older, newer, tally, dataBytes, partitions !== undefined);
+}
+
+/** Plans the change for the very blocks there are: nothing is estimated. */
+export function planBlocks(
+  older: RingSpec,
+  newer: RingSpec,
+  blocks: Iterable<{ readonly ref: BlockRef; readonly lengthBytes: number }>,
+): RingPlan {
+  const tally = new PlacementTally(buildRing(older), buildRing(newer));
+  let dataBytes = 0;
+  for (const { ref, lengthBytes } of blocks) {
+    tally.addBlock(ref, lengthBytes);
+    dataBytes += lengthBytes;
+  }
+  return planOf(older, newer, tally, dataBytes, true);
+}
+
+function planOf(
+  older: RingSpec,
+  newer: RingSpec,
+  tally: PlacementTally,
+  dataBytes: number,
+  exact: boolean,
+): RingPlan {
   const result = tally.result();
   const bytesPerBlock = result.blocks > 0 ? dataBytes / result.blocks : 0;
   return {
     fromVersion: older.version,
     toVersion: newer.version,
-    exact: partitions !== undefined,
+    exact,
     dataBytes,
     bytesMoved: Math.round(result.blocksSent * bytesPerBlock),
     bytesMovedLeast: Math.round(result.blocksSentLeast * bytesPerBlock),

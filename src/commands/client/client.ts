@@ -144,6 +144,16 @@ export async function startClient(
   }
 }
 
+/** Connects, does the work, ends the data path again. */
+export async function withClient<T>(flags: VolumeFlags, work: (client: Client) => Promise<T>): Promise<T> {
+  const client = await startClient(flags);
+  try {
+    return await work(client);
+  } finally {
+    await client.close();
+  }
+}
+
 /** Returns what stops it. */
 function startHttp(
   address: string,

@@ -1,1 +1,1 @@
-export { type Client, httpArgs, startClient, type VolumeFlags, volumeArgs } from "./client";
+export { type Client, httpArgs, startClient, withClient, type VolumeFlags, volumeArgs } from "./client";

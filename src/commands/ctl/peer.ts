@@ -1,5 +1,5 @@
 /** `torus ctl peer ...`: who stores blocks, and the changes of the ring that come with it. */
-import { formatSize, parsePeerId, type PeerId } from "../../base";
+import { formatBlockRef, formatSize, parsePeerId, type PeerId } from "../../base";
 import type { PeerEntry } from "../../meta";
 import type { RingChange, RingSpec } from "../../ring";
 import {
@@ -12,6 +12,7 @@ import {
   UsageError,
   withMetadata,
 } from "../cli";
+import { withClient } from "../client";
 import { type Column, outputArgs, outputStyle, renderBar, renderList } from "../output";
 import { backgroundReport, isSafeToRemove, peerProgress } from "./progress";
 
@@ -319,6 +320,47 @@ export const peerSetZoneCommand = leaf({
   },
 });
 
+interface BlockRow {
+  readonly peerId: PeerId;
+  readonly block: string;
+  readonly lengthBytes: number;
+  readonly suspect: boolean;
+}
+
+const blockColumns: readonly Column<BlockRow>[] = [
+  { name: "peerId", title: "UUID", value: (row) => row.peerId },
+  { name: "block", title: "BLOCK", value: (row) => row.block },
+  { name: "lengthBytes", title: "BYTES", align: "right", value: (row) => row.lengthBytes },
+  {
+    name: "suspect",
+    title: "DAMAGED",
+    value: (row) => row.suspect,
+    text: (row) => (row.suspect ? "yes" : ""),
+  },
+];
+
+export const peerBlocksCommand = leaf({
+  name: "blocks",
+  description: "List the blocks that peers hold, as the peers themselves say",
+  examples: ["torus ctl peer blocks 10.0.0.4:40000", "torus ctl peer blocks --json"],
+  args: { ...outputArgs, ...metaArgs },
+  variadic: "[ADDRESS|UUID...]",
+  async run(args, rest) {
+    const style = outputStyle(args);
+    await withClient(args, async ({ metadata, plane }) => {
+      const { rows: peers } = await peerRows(metadata);
+      const chosen =
+        rest.length === 0 ? peers.filter((peer) => peer.live) : rest.map((text) => findPeer(peers, text));
+      const rows: BlockRow[] = [];
+      for (const { peerId } of chosen)
+        for await (const page of plane.peerBlocks(peerId))
+          for (const { ref, lengthBytes, suspect } of page)
+            rows.push({ peerId, block: formatBlockRef(ref), lengthBytes, suspect });
+      process.stdout.write(renderList(blockColumns, rows, style));
+    });
+  },
+});
+
 export const peerCommand = group("peer", "Peers and their part in the ring", {
   list: peerListCommand,
   add: peerAddCommand,
@@ -328,6 +370,7 @@ export const peerCommand = group("peer", "Peers and their part in the ring", {
   "set-weight": peerSetWeightCommand,
   "set-zone": peerSetZoneCommand,
   forget: peerForgetCommand,
+  blocks: peerBlocksCommand,
 });
 
 export function parsePeerIds(text: string): PeerId[] {

@@ -1,10 +1,14 @@
 /** `torus ctl ring ...`: where blocks belong. */
 import { formatSize } from "../../base";
+import type { PeerEntry } from "../../meta";
 import {
   parseRingSpec,
   type PeerPlan,
+  planBlocks,
   planChange,
+  copyCount,
   type RingChange,
+  type RingPlan,
   nextRing,
   RING_TYPES,
   type RingSpec,
@@ -20,8 +24,10 @@ import {
   UsageError,
   withMetadata,
 } from "../cli";
+import { type VolumeFlags, withClient } from "../client";
 import { type Column, outputArgs, outputStyle, renderJson, renderList } from "../output";
 import { findPeer, parsePeerIds } from "./peer";
+import { listAllBlocks, ringCheckCommand } from "./ring-check";
 
 interface MemberRow {
   readonly peerId: string;
@@ -171,6 +177,11 @@ export const ringPlanCommand = leaf({
     add: { type: "string", description: "Peers to add", valueHint: "PEER,PEER" },
     remove: { type: "string", description: "Peers to remove", valueHint: "PEER,PEER" },
     drain: { type: "string", description: "Peer to drain", valueHint: "PEER" },
+    exact: {
+      type: "boolean",
+      description:
+        "Ask the peers for all their blocks and count those, instead of estimating from the space used",
+    },
     ...outputArgs,
     ...metaArgs,
   },
@@ -180,9 +191,9 @@ export const ringPlanCommand = leaf({
       const current = parseRingSpec(await metadata.ring.current());
       const { peers } = await metadata.peers.list();
       const next = await plannedRing(metadata, current, args);
-      const copies = Math.max(1, Math.min(current.replication, current.members.length));
-      const dataBytes = Math.round(peers.reduce((sum, peer) => sum + peer.usedBytes, 0) / copies);
-      const plan = planChange(current, next, dataBytes);
+      const plan = args.exact
+        ? await exactPlan(args, current, next)
+        : planChange(current, next, dataBytesOf(peers, current));
       if (style.format === "json") return void process.stdout.write(renderJson(plan));
       process.stdout.write(renderList(planColumns, plan.peers, style));
       if (style.format === "csv") return;
@@ -193,6 +204,22 @@ export const ringPlanCommand = leaf({
     });
   },
 });
+
+/** Data before replication, by the space that members use. */
+function dataBytesOf(peers: readonly PeerEntry[], ring: RingSpec): number {
+  const members = new Set(ring.members.map((member) => member.peerId));
+  const usedBytes = peers.reduce((sum, peer) => sum + (members.has(peer.peerId) ? peer.usedBytes : 0), 0);
+  return Math.round(usedBytes / Math.max(1, copyCount(ring)));
+}
+
+async function exactPlan(flags: VolumeFlags, current: RingSpec, next: RingSpec): Promise<RingPlan> {
+  return withClient(flags, async (client) => {
+    const { blocks, unasked } = await listAllBlocks(client);
+    for (const { peerId, reason } of unasked)
+      console.error(`Blocks that only peer ${peerId} holds are not counted: ${reason}`);
+    return planBlocks(current, next, blocks.values());
+  });
+}
 
 const planColumns: readonly Column<PeerPlan>[] = [
   { name: "peerId", title: "UUID", value: (row) => row.peerId },
@@ -242,4 +269,5 @@ export const ringCommand = group("ring", "The ring: where blocks belong", {
   "set-replication": ringSetReplicationCommand,
   "manual-change": ringManualChangeCommand,
   plan: ringPlanCommand,
+  check: ringCheckCommand,
 });
