@@ -72,6 +72,8 @@ export class BlockRead implements OutgoingRead {
   servedBy: PeerId | undefined;
   readonly candidates: PeerId[] = [];
   attempt = 0;
+  /** Whether the candidates hold the block's first few peers, and whether they hold all. */
+  choseFew = false;
   askedAll = false;
   badPeer: PeerId | undefined;
   sawUnreachable = false;
@@ -125,6 +127,7 @@ export class BlockReader {
   /** Starts a read whose fields are filled; `finished` runs once, possibly before this returns. */
   start(read: BlockRead): void {
     read.attempt = 0;
+    read.choseFew = read.onlyPeer !== undefined;
     read.askedAll = read.onlyPeer !== undefined;
     read.badPeer = undefined;
     read.sawUnreachable = false;
@@ -209,8 +212,20 @@ export class BlockReader {
     });
   }
 
-  /** The first few of the permutation: those believed up first, the local peer before all. */
+  /** Nearly every read ends with the first peer of the block's permutation: the others are looked up when needed. */
   #chooseFirst(read: BlockRead): void {
+    if (this.#options.readLevel === "spread" || this.#options.localPeerId !== undefined)
+      return this.#chooseFew(read);
+    const ring = this.#ports.view.ring();
+    const count = ring.permutation(read.ref, Math.min(ring.peers.length, 1), this.#permutation);
+    const peer = count === 0 ? undefined : ring.peers[this.#permutation[0] as number];
+    if (peer !== undefined && this.#ports.health.isUp(peer)) read.candidates.push(peer);
+    else this.#chooseFew(read);
+  }
+
+  /** The first few of the permutation: those believed up first, the local peer before all. */
+  #chooseFew(read: BlockRead): void {
+    read.choseFew = true;
     const ring = this.#ports.view.ring();
     const peers = ring.peers;
     const replication = ring.spec.replication;
@@ -223,11 +238,12 @@ export class BlockReader {
     const first = Math.min(replication, count);
     const start = this.#options.readLevel === "spread" && first > 0 ? this.#spread++ % first : 0;
     const out = read.candidates;
+    const asked = out[0];
     for (let pass = 0; pass < 2; pass++)
       for (let position = 0; position < count; position++) {
         const turned = position < first ? (position + start) % first : position;
         const peer = peers[this.#permutation[turned] as number] as PeerId;
-        if (this.#ports.health.isUp(peer) !== (pass === 0)) continue;
+        if (peer === asked || this.#ports.health.isUp(peer) !== (pass === 0)) continue;
         const isLocal =
           peer === this.#options.localPeerId && position < first && this.#options.readLevel !== "seq";
         if (isLocal) out.unshift(peer);
@@ -250,6 +266,7 @@ export class BlockReader {
   }
 
   #askNext(read: BlockRead): void {
+    if (read.attempt === read.candidates.length && !read.choseFew) this.#chooseFew(read);
     if (read.attempt === read.candidates.length && !read.askedAll) this.#chooseRest(read);
     const peer = read.candidates[read.attempt];
     if (peer === undefined) {

@@ -30,8 +30,15 @@ export function schemeOf(address: string): string | undefined {
   return end > 0 ? address.slice(0, end) : undefined;
 }
 
+interface Route {
+  readonly address: string | undefined;
+  readonly transport: PeerTransport;
+}
+
 export class PeerRouter implements PeerTransport {
   readonly #first: PeerTransport;
+  /** What the address of each peer asked for last came to. */
+  readonly #routes = new Map<PeerId, Route>();
 
   constructor(private readonly options: PeerRouterOptions) {
     const [first] = options.transports.values();
@@ -67,8 +74,16 @@ export class PeerRouter implements PeerTransport {
     return this.#transport(peer).isLikelyUp(peer);
   }
 
+  /** Asked several times for every block, so that an address is looked into only when it is new. */
   #transport(peer: PeerId): PeerTransport {
-    const scheme = schemeOf(this.options.addressOf(peer) ?? "");
-    return (scheme === undefined ? undefined : this.options.transports.get(scheme)) ?? this.#first;
+    const address = this.options.addressOf(peer);
+    let route = this.#routes.get(peer);
+    if (route === undefined || route.address !== address) {
+      const scheme = schemeOf(address ?? "");
+      const transport = scheme === undefined ? undefined : this.options.transports.get(scheme);
+      route = { address, transport: transport ?? this.#first };
+      this.#routes.set(peer, route);
+    }
+    return route.transport;
   }
 }
