@@ -177,13 +177,15 @@ async function dropSurplus(
   cases: readonly BlockCase[],
   outcome: BatchOutcome,
 ): Promise<void> {
-  const surplus = cases.filter(
+  const placed = cases.filter(
     (block) =>
       !block.isMine &&
       !context.desired.isShort &&
-      block.statuses.every((status) => status === StorageStatus.ok) &&
-      !context.ages.isYoung(block.listing.ref),
+      block.statuses.every((status) => status === StorageStatus.ok),
   );
+  // A young one goes when its volume's head has passed it: soon, so it is tried again soon.
+  for (const block of placed) if (context.ages.isYoung(block.listing.ref)) block.waits = true;
+  const surplus = placed.filter((block) => !block.waits);
   const confirmed = await confirmedByAll(context, surplus, outcome);
   if (confirmed.length === 0 || !context.isCurrent()) return;
   await context.local.deleteBlocks(confirmed);
