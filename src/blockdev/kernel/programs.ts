@@ -82,9 +82,26 @@ export async function makeFileSystem(path: string, type: string): Promise<boolea
   return true;
 }
 
+/** What a read-only device of a volume in use needs, in the order of trying: a journal cannot be replayed on it. */
+const READ_ONLY_OPTIONS: Readonly<Record<string, readonly string[]>> = {
+  ext3: ["ro", "ro,noload"],
+  ext4: ["ro", "ro,noload"],
+  // The volume itself may be mounted too.
+  xfs: ["ro,nouuid", "ro,nouuid,norecovery"],
+};
+
 export async function mountDevice(path: string, folder: string, readOnly: boolean): Promise<void> {
   mkdirSync(folder, { recursive: true });
-  await mustRun(`mount ${path}`, ["mount", ...(readOnly ? ["-o", "ro"] : []), path, folder]);
+  if (!readOnly) {
+    await mustRun(`mount ${path}`, ["mount", path, folder]);
+    return;
+  }
+  const [first = "ro", ...more] = READ_ONLY_OPTIONS[(await fileSystemOn(path)) ?? ""] ?? [];
+  const mount = (options: string) => ["mount", "-o", options, path, folder];
+  for (const [index, options] of [first, ...more].entries()) {
+    if (index === more.length) await mustRun(`mount ${path}`, mount(options));
+    else if ((await run(mount(options))).exitCode === 0) return;
+  }
 }
 
 export async function unmount(folder: string): Promise<void> {

@@ -1,9 +1,17 @@
 /** `torus blk`: volumes on this machine. */
 import { group } from "../cli";
 import { aoeCommand } from "./aoe";
+import { attachCommand } from "./attach";
+import { detachCommand } from "./detach";
+import { blkListCommand } from "./list";
+import { nbdCommand } from "./nbd";
 import { nbdserveCommand } from "./nbdserve";
 
 export const blkCommand = group("blk", "Use volumes on this machine", {
+  attach: attachCommand,
+  detach: detachCommand,
+  list: blkListCommand,
+  nbd: nbdCommand,
   nbdserve: nbdserveCommand,
   aoe: aoeCommand,
   // Loaded when asked for: it brings an HTTP/2 server along.

@@ -1,2 +1,2 @@
-export { buildInfo } from "./build-info";
+export { buildInfo, isCompiled } from "./build-info";
 export { workerEntry } from "./worker-entry";
