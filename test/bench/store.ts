@@ -47,7 +47,7 @@ const thread = startSyncThread(
   },
 );
 const syncer = new WorkerSyncer(loop, thread.channel);
-const sizeBytes = Number(process.env.STORE_GIB ?? 3) * 1024 ** 3;
+const sizeBytes = Number(process.env.STORE_GIB ?? 6) * 1024 ** 3;
 
 const open = (size = sizeBytes) =>
   openSegmentStore({

@@ -176,6 +176,41 @@ for (const isMappable of [true, false])
       expect(read(bench.store, block.ref, 0, 2).bytes).toEqual(payloadOf(block));
     });
 
+    test("a suspect that is being repaired in another segment is never denied, whatever a crash leaves", async () => {
+      for (let seed = 1; seed <= 12; seed += 1) {
+        const bench = new Bench(isMappable, seed);
+        await bench.open();
+        const [block] = bench.putMany(60, 2) as [SealedBlock];
+        expect(bench.disk.fileNames()).toContain("blocks-00001");
+        bench.disk.flipBit("blocks-00000", fileOffsetOf(bench, "blocks-00000", block) + 70);
+        expect(bench.store.verify(block.ref)).toBe(StorageStatus.corrupt);
+        bench.loop.run();
+        let syncsLeft = 1 + (seed % 3);
+        bench.disk.onOperation = (operation, isSync) => {
+          if (operation !== "segment.sync" || !isSync || --syncsLeft > 0) return;
+          bench.disk.onOperation = undefined;
+          bench.disk.powerLoss();
+          throw new Error("power is gone");
+        };
+        let repaired: StorageStatus | undefined;
+        expect(() => {
+          const { buffer, offset, lengthBytes } = block;
+          const done = (status: StorageStatus) => {
+            repaired = status;
+          };
+          bench.store.put({ buffer, offset, lengthBytes, writerEpoch: 0, done });
+          bench.putMany(1, 1, 2);
+          bench.putMany(1, 1, 3);
+        }).toThrow("power is gone");
+        await bench.open();
+        expect(bench.store.has(block.ref)).toBe(true);
+        const answer = read(bench.store, block.ref, 0, 2);
+        if (repaired === StorageStatus.ok) expect(answer.status).toBe(StorageStatus.ok);
+        if (answer.status === StorageStatus.ok) expect(answer.bytes).toEqual(payloadOf(block));
+        else expect(answer.status).toBe(StorageStatus.corrupt);
+      }
+    });
+
     test("a put of a held block finds the rot that nobody has read yet, and repairs it before it says ok", async () => {
       const bench = await fresh(isMappable);
       const [block] = bench.putMany(1) as [SealedBlock];
