@@ -30,7 +30,7 @@ export class Faults {
 
   constructor(private readonly simulation: Simulation) {
     this.random = simulation.random.fork("faults");
-    this.meanMs = this.random.pick([300, 1_500, 5_000]);
+    this.meanMs = this.random.pick([150, 600, 2_500]);
     const kinds = this.allKinds();
     // Swarm: most runs leave some kinds out, so that the others are not drowned.
     this.kinds = kinds.map((item) => ({

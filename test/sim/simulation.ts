@@ -93,7 +93,7 @@ export class Simulation {
     this.setUp();
     this.faults = new Faults(this);
     this.faults.start();
-    const faultMs = this.options.faultMs ?? 60_000 + this.random.below(120_000);
+    const faultMs = this.options.faultMs ?? 12_000 + this.random.below(45_000);
     this.world.run(this.world.nowMs + faultMs, () => false);
     this.faults.stop();
     this.converge();

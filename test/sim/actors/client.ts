@@ -164,8 +164,8 @@ export class SimClient {
     const work = new Work(this.machine, process, volume, this.session, random, this.counts);
     const { scanOnly } = this.machine;
     if (scanOnly || random.chance(0.6)) await work.scan();
-    const untilMs = process.clock.nowMs() + (scanOnly ? 500 : 1_000 + random.delayMs(15_000));
-    const thinkMs = random.pick([2, 15, 60]);
+    const untilMs = process.clock.nowMs() + (scanOnly ? 500 : 500 + random.delayMs(8_000));
+    const thinkMs = random.pick([4, 25, 100]);
     const isOver = () => failed || !this.wanted || process.clock.nowMs() > untilMs;
     await Promise.all(Array.from({ length: 1 + random.below(5) }, () => work.worker(isOver, thinkMs)));
     const outcome = await volume.close();
