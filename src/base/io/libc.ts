@@ -160,6 +160,9 @@ export const libc = {
     checked(symbols.send(socket, at(address), lengthBytes, flags)),
   sendmsg: (socket: number, message: number, flags: number) =>
     checked(symbols.sendmsg(socket, at(message), flags)),
+  /** For options that are no number, such as a name. */
+  setsockoptBytes: (socket: number, level: number, option: number, value: Uint8Array) =>
+    checked(symbols.setsockopt(socket, level, option, value, value.length)),
   setsockopt: (socket: number, level: number, option: number, value: number) => {
     optionValue[0] = value;
     return checked(symbols.setsockopt(socket, level, option, optionValue, 4));
@@ -194,6 +197,7 @@ export const C = {
   SO_RCVBUF: 8,
   SO_KEEPALIVE: 9,
   IPPROTO_TCP: 6,
+  TCP_CONGESTION: 13,
   TCP_NODELAY: 1,
   TCP_KEEPIDLE: 4,
   TCP_KEEPINTVL: 5,
