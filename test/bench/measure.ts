@@ -4,6 +4,8 @@ import type { BenchCase } from "./cases";
 import type { Target } from "./targets";
 
 const REST_MS = 1_000;
+/** Of the same load, before what is counted: a process just started has its code still to compile. */
+const WARM_UP_SECONDS = 3;
 const KILL_RUN_SECONDS = 20;
 const KILL_AFTER_MS = 5_000;
 
@@ -57,6 +59,7 @@ export async function measure(
     size: `${benchCase.sizeGib}g`,
     time_based: 1,
     runtime: benchCase.seconds ?? seconds,
+    ramp_time: benchCase.seconds === undefined ? WARM_UP_SECONDS : 0,
     randrepeat: 0,
   };
   return numbersOf(await fio(scene, target.uri(), benchCase.id, options), benchCase, target);

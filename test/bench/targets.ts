@@ -79,7 +79,9 @@ async function startThreeDaemons(scene: Scene, options: TargetOptions): Promise<
     size: poolGib(options.sizeGib, 2 / 3),
   });
   await cluster.createVolume(EXPORT_NAME, `${options.sizeGib}GiB`);
-  const serveOptions = options.socket === "tcp" ? { tcpPort: await freePort() } : {};
+  // Every read is to ask a peer, also in the second round over the same pages.
+  const flags = ["--read-cache-size", "0"];
+  const serveOptions = { flags, ...(options.socket === "tcp" ? { tcpPort: await freePort() } : {}) };
   const server = await cluster.serve("torus-3", [EXPORT_NAME], serveOptions);
   return {
     id: "torus-3",
