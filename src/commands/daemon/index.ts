@@ -5,7 +5,11 @@ import { leaf, type MetaFlags, resolveMetaLocation } from "../cli";
 import { Daemon } from "./daemon";
 import { type Logger, makeLogger } from "../log";
 import { type NotifyEnvironment, ServiceNotifier } from "./notify";
-import { type DaemonFlags, daemonArgs, parseDaemonOptions } from "./options";
+import { type DaemonFlags, daemonArgs, parseDaemonOptions, readDaemonConfig } from "./options";
+
+export { ServiceNotifier };
+
+export { type NotifyEnvironment, ServiceNotifier } from "./notify";
 
 export const daemonCommand = leaf({
   name: "daemon",
@@ -18,7 +22,8 @@ export const daemonCommand = leaf({
   async run(args) {
     const options = await parseDaemonOptions(args as DaemonFlags);
     const embeddedUrl = `sqlite:${join(options.dataDirectory, "meta.db")}`;
-    const location = await resolveMetaLocation(args as MetaFlags, embeddedUrl);
+    const file = args.config === undefined ? {} : await readDaemonConfig(args.config);
+    const location = await resolveMetaLocation(merged(args as DaemonFlags, file) as MetaFlags, embeddedUrl);
     const logger = makeLogger(options.logFormat, options.logLevel);
     let fail: (error: TorusError) => void = () => {};
     const ended = new Promise<void>((resolve, reject) => {
@@ -74,6 +79,12 @@ export const daemonCommand = leaf({
     notifier.close();
   },
 });
+
+/** A flag wins over the file. */
+function merged(flags: DaemonFlags, file: DaemonFlags): DaemonFlags {
+  const given = Object.entries(flags).filter(([, value]) => value !== undefined);
+  return { ...file, ...Object.fromEntries(given) };
+}
 
 /** SIGHUP: certificates, and the log level as the configuration file has it now. */
 async function reload(
