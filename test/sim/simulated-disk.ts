@@ -108,6 +108,13 @@ export class SimulatedDisk {
     this.#failingReads.set(operation, (this.#failingReads.get(operation) ?? 0) + 1);
   }
 
+  /** Faults that were asked for and have not struck yet do not strike any more. */
+  clearFaults(): void {
+    this.#writeFaults.clear();
+    this.#failingSyncs.clear();
+    this.#failingReads.clear();
+  }
+
   /** The machine loses power: pending writes are kept, dropped or torn. */
   powerLoss(): void {
     this.counts.powerLosses += 1;

@@ -24,8 +24,8 @@ const VOLUME = "disk";
 const SETUP_MS = 60_000;
 /** After the last fault: leases run out, peers come back, tails are adopted. */
 const CONVERGE_MS = 300_000;
-/** Collection, rebalance and scrub after that; retries of a rebalance wait up to a minute. */
-const SETTLE_MS = 600_000;
+/** Collection, rebalance and scrub after that: a collector looks anew after 10 minutes, whatever the metadata says. */
+const SETTLE_MS = 1_300_000;
 const KIB = 1024;
 
 export interface SimulationOptions {
@@ -107,6 +107,7 @@ export class Simulation {
     this.metadata.healAll();
     for (const peer of this.peers) {
       peer.syncMs = 0.3;
+      peer.disk.clearFaults();
       if (peer.process.paused) peer.process.resume();
       peer.boot();
     }
