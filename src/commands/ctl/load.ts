@@ -16,7 +16,7 @@ import { Pipeline } from "./pipeline";
 
 /** A flush, and a note of how far we came, after this much. */
 const NOTE_BYTES = 64 * 2 ** 20;
-const ZERO_CHECK_BYTES = 64 * 1024;
+const ZERO_CHECK_BYTES = 4096;
 const SECTOR_BYTES = 512;
 
 interface LoadNote {

@@ -265,6 +265,21 @@ export class Cluster {
     return this.scene.attempt([await torusBinary(), ...args], { ...options, env: this.environment });
   }
 
+  binary(): Promise<string> {
+    return torusBinary();
+  }
+
+  /** A shell line with pipes that must succeed; `$TORUS` is the binary, which finds this cluster's metadata. */
+  async shell(line: string, options: CommandOptions = {}): Promise<CommandResult> {
+    const env = {
+      ...this.environment,
+      TORUS: await torusBinary(),
+      TORUS_META: this.metaFlags[1] as string,
+      ...options.env,
+    };
+    return this.scene.run(["bash", "-o", "pipefail", "-c", line], { ...options, env });
+  }
+
   async ctl(...args: string[]): Promise<string> {
     return (await this.torus(["ctl", ...args, ...this.metaFlags])).stdout;
   }

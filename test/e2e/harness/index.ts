@@ -1,4 +1,5 @@
 export { torusBinary } from "./binary";
+export { writeRandomFile } from "./client-suite";
 export {
   attachLoop,
   type FioResult,
@@ -20,4 +21,4 @@ export { freePort } from "./ports";
 export { type CommandResult, waitFor } from "./process";
 export { openScene, Scene } from "./scene";
 export { bytesReceivedAt } from "./traffic";
-export { startStampWriter, verifyStamps } from "./stamps";
+export { checkStamps, startStampWriter, verifyStamps } from "./stamps";
