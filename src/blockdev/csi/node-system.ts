@@ -15,6 +15,7 @@ import { CsiError } from "./errors";
 const PROGRAM_MS_MAX = 120_000;
 const MAKE_FILE_SYSTEM_MS_MAX = 30 * 60_000;
 const BLKID_NOTHING = 2;
+const OUTPUT_CHARACTERS_MAX = 300;
 
 export interface Mount {
   readonly path: string;
@@ -52,8 +53,16 @@ export async function runProgram(
 ): Promise<string> {
   const { exitCode, output } = await run(command, timeoutMs);
   if (exitCode !== 0)
-    throw new CsiError("internal", `Cannot ${action}: ${command[0]} ended with ${exitCode}: ${output}`);
+    throw new CsiError(
+      "internal",
+      `Cannot ${action}: ${command[0]} ended with ${exitCode}: ${shortened(output)}`,
+    );
   return output;
+}
+
+/** The beginning of what a program said: some print their whole manual with an error. */
+function shortened(output: string): string {
+  return output.slice(0, OUTPUT_CHARACTERS_MAX);
 }
 
 /** The topmost mount at a path. */
@@ -99,7 +108,10 @@ export async function ensureFileSystem(device: string, type: string): Promise<vo
     device,
   ]);
   if (exitCode !== 0 && exitCode !== BLKID_NOTHING)
-    throw new CsiError("internal", `Cannot look at ${device}: blkid ended with ${exitCode}: ${output}`);
+    throw new CsiError(
+      "internal",
+      `Cannot look at ${device}: blkid ended with ${exitCode}: ${shortened(output)}`,
+    );
   const found = exitCode === BLKID_NOTHING ? "" : (output.split("\n")[0] ?? "");
   if (found === type) return;
   if (found !== "")
@@ -150,12 +162,43 @@ export async function unmountAndRemove(path: string): Promise<void> {
   else rmSync(path);
 }
 
-/** Lets a mounted file system fill its device. Nothing to do is done at once. */
-export async function growFileSystem(fileSystem: string, device: string, folder: string): Promise<void> {
+const isExt = (fileSystem: string) => /^ext[234]$/.test(fileSystem);
+
+/**
+ * Lets a file system fill its device before it is mounted, where that is possible (ext): growing it while mounted asks
+ * for more rights. Checks it first, as resize2fs demands.
+ */
+export async function growBeforeMount(fileSystem: string, device: string): Promise<void> {
+  if (!isExt(fileSystem)) return;
+  const header = await runProgram(`look at ${device}`, ["dumpe2fs", "-h", device]);
+  const field = (name: string) => Number(new RegExp(`^${name}:\\s*(\\d+)$`, "m").exec(header)?.[1] ?? 0);
+  const blockBytes = field("Block size");
+  if (blockBytes === 0) throw new CsiError("internal", `Cannot grow ${device}: its size was not told`);
+  const filledBytes = field("Block count") * blockBytes;
+  if (filledBytes + blockBytes > (await deviceSizeBytes(device))) return;
+  const { exitCode, output } = await run(["e2fsck", "-f", "-p", device], MAKE_FILE_SYSTEM_MS_MAX);
+  // 1: it mended something.
+  if (exitCode > 1)
+    throw new CsiError(
+      "internal",
+      `Cannot grow ${device}: e2fsck ended with ${exitCode}: ${shortened(output)}`,
+    );
+  await runProgram(`grow ${device}`, ["resize2fs", device], MAKE_FILE_SYSTEM_MS_MAX);
+}
+
+/** Lets a mounted file system fill its device. Where there is nothing to do it is done at once. */
+export async function growMounted(fileSystem: string, device: string, folder: string): Promise<void> {
   if (fileSystem === "xfs") await runProgram(`grow ${folder}`, ["xfs_growfs", folder]);
   else if (fileSystem === "btrfs")
     await runProgram(`grow ${folder}`, ["btrfs", "filesystem", "resize", "max", folder]);
   else await runProgram(`grow ${folder}`, ["resize2fs", device]);
+}
+
+/** Whether what is mounted at a path is this device, as a file system or (a bind) as the device's file. */
+export function isMountOf(mount: Mount, device: string): boolean {
+  if (mount.source === device) return true;
+  const [shown, own] = [mount.path, device].map((path) => statSync(path, { throwIfNoEntry: false }));
+  return shown?.isBlockDevice() === true && shown.rdev === own?.rdev;
 }
 
 export async function deviceSizeBytes(device: string): Promise<number> {

@@ -16,7 +16,9 @@ import {
   ensureFileSystem,
   fileSystemFigures,
   findMount,
-  growFileSystem,
+  growBeforeMount,
+  growMounted,
+  isMountOf,
   mountDevice,
   unmountAndRemove,
 } from "./node-system";
@@ -139,11 +141,20 @@ export class NodeService {
     const device = await attacher.attach(name);
     // Before anything is mounted: whoever restarts must find the device.
     this.#records.put({ volumeName: name, stagingPath: path, device, usage });
-    if (usage.kind === "block" || findMount(path) !== undefined) return;
+    if (usage.kind === "block") return;
+    const there = findMount(path);
+    if (there !== undefined && isMountOf(there, device)) return;
+    if (there !== undefined)
+      throw new CsiError(
+        "failed-precondition",
+        `Cannot stage volume "${name}" at ${path}: ${there.source} is mounted there`,
+      );
     await ensureFileSystem(device, usage.fileSystem);
-    await mountDevice(device, path, usage.fileSystem, usage.mountFlags);
     // It may have been made when the volume was smaller.
-    if (!usage.readOnly) await growFileSystem(usage.fileSystem, device, path);
+    await growBeforeMount(usage.fileSystem, device);
+    await mountDevice(device, path, usage.fileSystem, usage.mountFlags);
+    if (usage.fileSystem === "xfs" || usage.fileSystem === "btrfs")
+      await growMounted(usage.fileSystem, device, path);
   }
 
   async #unstage(name: string, path: string): Promise<void> {
@@ -180,10 +191,10 @@ export class NodeService {
       );
     const there = findMount(target);
     if (there !== undefined) {
-      if (there.readOnly === readOnly) return;
+      if (there.readOnly === readOnly && isMountOf(there, record.device)) return;
       throw new CsiError(
         "already-exists",
-        `Cannot publish volume "${name}" at ${target}: it is there already, ${there.readOnly ? "read-only" : "to be written"}`,
+        `Cannot publish volume "${name}" at ${target}: ${there.source} is there, ${there.readOnly ? "read-only" : "to be written"}`,
       );
     }
     await bindMount(usage.kind === "mount" ? staging : record.device, target, readOnly);
@@ -218,8 +229,7 @@ export class NodeService {
   async #expand(record: StageRecord): Promise<number> {
     const { volumeName, device, stagingPath, usage } = record;
     await this.#options.attacher.refreshSize(volumeName);
-    if (usage.kind === "mount" && !usage.readOnly)
-      await growFileSystem(usage.fileSystem, device, stagingPath);
+    if (usage.kind === "mount" && !usage.readOnly) await growMounted(usage.fileSystem, device, stagingPath);
     return deviceSizeBytes(device);
   }
 
