@@ -19,6 +19,12 @@ const POOL_MAX = 1024;
 const RETRY_MS = 200;
 /** Failed reads of one page in a row before the write that needs it fails. */
 const READ_RETRIES_MAX = 5;
+/**
+ * After this many flushes in a row that each followed a single write, the next single write is sealed at once instead
+ * of at its flush: the peers work while the client still asks for it. A second write before the flush ends that, so
+ * that a wrong guess costs one small block.
+ */
+const LONE_WRITES_MIN = 4;
 
 /** The numbers are those of a front end's device status. */
 export const WriteStatus = { ok: 0, ioError: 1, noSpace: 2, stopped: 5 } as const;
@@ -65,6 +71,9 @@ export class WritePath {
   #full = false;
   #stopped = false;
   #active = 0;
+  #writesSinceFlush = 0;
+  /** Flushes in a row that followed a single write. */
+  #loneWrites = 0;
   readonly #scratchFree: NativeBuffer[] = [];
   readonly #idleWaiters: (() => void)[] = [];
 
@@ -110,6 +119,8 @@ export class WritePath {
   flush(done: WriteDone): void {
     if (this.#stopped) return done(WriteStatus.stopped);
     const { log } = this.#ports;
+    if (this.#writesSinceFlush === 1) this.#loneWrites++;
+    this.#writesSinceFlush = 0;
     const index = log.newestIndex;
     if (index <= log.acknowledgedIndex) return done(WriteStatus.ok);
     if (this.#full) return done(WriteStatus.noSpace);
@@ -315,6 +326,8 @@ export class WritePath {
   #complete(request: WriteRequest): void {
     const { log, observe, clock } = this.#ports;
     if (!request.forceUnitAccess) {
+      if (++this.#writesSinceFlush > 1) this.#loneWrites = 0;
+      else if (this.#loneWrites >= LONE_WRITES_MIN) log.requestSeal();
       observe?.("write", clock.nowMs() - request.startMs);
       return this.#finish(request, WriteStatus.ok);
     }

@@ -68,6 +68,47 @@ describe("requests", () => {
     expect(client.transport.bytesPut - before).toBeLessThan(2 * 4200);
   });
 
+  test("a writer that flushes after every write has its writes sealed before the flush, until it stops doing so", async () => {
+    const { cluster, client, volume } = await start();
+    let page = 0;
+    const writeOne = async () => {
+      await cluster.run(write(volume, 4096 * page++, filled(4096, page)));
+      await cluster.pass(1);
+    };
+    const sealedBy = async (body: () => Promise<unknown>): Promise<number> => {
+      const before = volume.statistics.blocksSealed;
+      await body();
+      return volume.statistics.blocksSealed - before;
+    };
+    for (let round = 0; round < 4; round++) {
+      expect(await sealedBy(writeOne)).toBe(0);
+      expect(await sealedBy(() => cluster.run(flush(volume)))).toBe(1);
+    }
+    for (let round = 0; round < 4; round++) {
+      expect(await sealedBy(writeOne)).toBe(1);
+      expect(await sealedBy(() => cluster.run(flush(volume)))).toBe(0);
+    }
+    // The flush was answered only when the block was acknowledged.
+    client.crash();
+    const again = await cluster.run((await cluster.client()).open("db"));
+    for (let written = 0; written < page; written++)
+      expect(await cluster.run(read(again, 4096 * written, 4096))).toEqual(filled(4096, written + 1));
+    const { statistics } = again;
+    for (let round = 0; round < 4; round++) {
+      await cluster.run(write(again, 0, filled(4096, 1)));
+      await cluster.run(flush(again));
+    }
+    const before = statistics.blocksSealed;
+    for (let round = 0; round < 3; round++) {
+      await cluster.run(write(again, 8192 * round, filled(4096, 9)));
+      await cluster.pass(1);
+    }
+    expect(statistics.blocksSealed - before).toBe(1);
+    await cluster.run(flush(again));
+    await cluster.run(write(again, 0, filled(4096, 1)));
+    expect(statistics.blocksSealed - before).toBe(2);
+  });
+
   test("extents tell data from holes, before and after the checkpoint", async () => {
     const { cluster, volume } = await start({ sizeBytes: 64 * 1024 * MIB });
     await cluster.run(write(volume, 3 * MIB, filled(8192, 1)));
