@@ -17,6 +17,7 @@ const STEPS: Readonly<Record<string, readonly string[]>> = {
   types: ["tsc", "--noEmit"],
   knip: ["knip", "--no-progress"],
   generated: ["scripts/generate.ts", "--check"],
+  reference: ["scripts/reference.ts", "--check"],
   // The limit is for tests that hang: a machine with much else to do must not fail one.
   unit: ["test", "test/unit", "test/contract", "test/fuzz", "--timeout", "120000"],
 };

@@ -10,7 +10,15 @@ export const rootCommand: AnyCommand = defineCommand({
   subCommands: {
     ringtool: () => import("../ringtool").then((module) => module.ringtoolCommand),
     daemon: () => import("../daemon").then((module) => module.daemonCommand),
-    ctl: () => import("../ctl").then((module) => module.ctlCommand),
+    ctl: async () => {
+      const [{ ctlCommand }, { completionCommand }] = await Promise.all([
+        import("../ctl"),
+        import("../reference"),
+      ]);
+      // Completion is over the whole tree, which only this place knows.
+      const subCommands = { ...ctlCommand.subCommands, completion: completionCommand(rootCommand) };
+      return { ...ctlCommand, subCommands };
+    },
     blk: () => import("../blk").then((module) => module.blkCommand),
     version: () => import("../version").then((module) => module.versionCommand),
   },

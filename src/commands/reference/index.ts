@@ -1,0 +1,4 @@
+export { candidates, type Names } from "./candidates";
+export { completionCommand } from "./completion";
+export { renderReference } from "./markdown";
+export { type CommandNode, readTree } from "./tree";
