@@ -49,5 +49,6 @@ export {
   type NbdServerOptions,
   type NbdStatistics,
   type OpenExport,
+  type ResumedHandshake,
   type TlsState,
 } from "./nbd";

@@ -9,9 +9,10 @@
  *   open --end()--> ending (queue still leaves, input is ignored) --queue empty--> lingering (onClose ran; the rest
  *   of the input is thrown away until the other side closes, else the kernel would reset what it has not read yet)
  *   --> closed. destroy() and every error lead to closed at once.
+ *   open --handOver()--> (queue still leaves) --queue empty--> closed, the descriptor given away.
  *
  * Invariants: onClose runs once; after it no handler method and no pending `sent` remains; the descriptor is
- * closed exactly once, and no event of it is delivered later.
+ * closed exactly once or given away, and no event of it is delivered later.
  */
 import type { NativeBuffer } from "../buffer";
 import type { Timer } from "../clock";
@@ -70,6 +71,7 @@ export class SocketConnection implements StreamConnection {
   #targetLeftBytes = 0;
   #expectLarge = false;
   #endTimer: Timer | undefined;
+  #taken: ((socket: number) => void) | undefined;
 
   constructor(
     private readonly share: ConnectionShare,
@@ -111,7 +113,7 @@ export class SocketConnection implements StreamConnection {
   }
 
   resume(): void {
-    if (!this.#paused || this.#state !== "open") return;
+    if (!this.#paused || this.#state !== "open" || this.#taken !== undefined) return;
     this.#paused = false;
     this.share.resumed.push(this);
   }
@@ -138,6 +140,12 @@ export class SocketConnection implements StreamConnection {
     this.#markDirty();
   }
 
+  handOver(taken: (socket: number) => void): void {
+    if (this.#state !== "open") return;
+    this.#taken = taken;
+    this.pause();
+  }
+
   destroy(reason: string): void {
     this.#close(reason);
   }
@@ -147,6 +155,7 @@ export class SocketConnection implements StreamConnection {
     this.#dirty = false;
     this.#flush();
     if (this.#state === "ending" && this.#output.queuedBytes === 0) this.#linger();
+    if (this.#taken !== undefined && this.#output.queuedBytes === 0) this.#give(this.#taken);
     if (this.#state === "closed") return;
     const wantsInput = this.#state === "lingering" || (this.#state === "open" && !this.#paused);
     const events = (wantsInput ? C.EPOLLIN : 0) | (this.#blocked ? C.EPOLLOUT : 0);
@@ -322,6 +331,18 @@ export class SocketConnection implements StreamConnection {
       this.#aboveHighWater = false;
       if (this.#state === "open") this.handler.onDrain?.();
     }
+  }
+
+  #give(taken: (socket: number) => void): void {
+    if (this.#state !== "open") return;
+    this.#state = "closed";
+    this.#watch.close();
+    this.share.sockets.delete(this);
+    this.#carry = undefined;
+    this.#output.clear();
+    this.handler = unattached;
+    this.closed();
+    taken(this.socket);
   }
 
   #linger(): void {

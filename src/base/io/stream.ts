@@ -55,6 +55,12 @@ export interface StreamConnection {
    * when the connection closed).
    */
   writeLent(buffer: NativeBuffer, offset: number, lengthBytes: number, sent?: () => void): void;
+  /**
+   * Gives the descriptor away once everything queued has left: for whoever goes on with the stream otherwise (TLS).
+   * Nothing is read any more; input that came already is lost, so a protocol must not allow any. No handler method
+   * runs from here on, but onClose when the connection ends before. Absent where there is no descriptor.
+   */
+  handOver?(taken: (socket: number) => void): void;
   /** Sends what is queued, then closes; onClose still runs. */
   end(): void;
   /** Closes now; onClose runs before this returns, unless it already ran. */

@@ -55,10 +55,15 @@ export interface Negotiated {
 }
 
 /**
- * `none`: TLS is neither there nor to be had here, STARTTLS is unknown. `required`: everything but ABORT is refused
- * for want of TLS. `established`: the stream already runs inside TLS, ended in front of this server.
+ * `none`: TLS is neither there nor to be had here. `offered`: a client may ask for it by STARTTLS. `required`: until it
+ * does, everything but ABORT is refused. `established`: the stream already runs inside TLS, ended in front of this server.
  */
-export type TlsState = "none" | "required" | "established";
+export type TlsState = "none" | "offered" | "required" | "established";
+
+/** What is kept of a handshake when STARTTLS was met: it goes on with options; everything else is forgotten. */
+export interface ResumedHandshake {
+  readonly noZeroes: boolean;
+}
 
 /** The server, as the handshake sees it. */
 export interface HandshakeHost {
@@ -67,6 +72,8 @@ export interface HandshakeHost {
   negotiated(result: Negotiated): void;
   /** The connection is over before it came to transmission. */
   closed(reason: string | undefined): void;
+  /** STARTTLS was agreed to; nothing more is read here. Undefined: there is no TLS to be had. */
+  readonly startTls: ((resumed: ResumedHandshake) => void) | undefined;
   /** Something threw that is not the client's doing. */
   failed(action: string, error: unknown): void;
 }
@@ -98,7 +105,13 @@ export class Handshake implements StreamHandler {
     private readonly connection: StreamConnection,
     private readonly host: HandshakeHost,
     private readonly tls: TlsState,
+    resumed?: ResumedHandshake,
   ) {
+    if (resumed !== undefined) {
+      this.#noZeroes = resumed.noZeroes;
+      this.#state = { kind: "option" };
+      return;
+    }
     const greeting = new Uint8Array(18);
     const view = new DataView(greeting.buffer);
     view.setUint32(0, Magic.serverHigh);
@@ -184,6 +197,11 @@ export class Handshake implements StreamHandler {
     }
     // A copy: the receive buffer is not ours once a directory call is awaited.
     const from = position + OPTION_BYTES;
+    // Bytes sent behind STARTTLS before it was answered would be taken for part of what TLS protects.
+    if (option === Option.startTls && available > OPTION_BYTES + lengthBytes) {
+      this.#hangUp("bytes behind STARTTLS");
+      return available;
+    }
     this.#handle(option, buffer.bytes.slice(from, from + lengthBytes));
     return OPTION_BYTES + lengthBytes;
   }
@@ -263,7 +281,14 @@ export class Handshake implements StreamHandler {
       this.#refuse(Option.startTls, OptionReply.errorInvalid, "TLS is already established");
       return;
     }
-    this.#refuse(Option.startTls, OptionReply.errorUnsupported, "this server has no TLS certificate");
+    const { startTls } = this.host;
+    if (this.tls === "none" || startTls === undefined || this.connection.handOver === undefined) {
+      this.#refuse(Option.startTls, OptionReply.errorUnsupported, "this server has no TLS certificate");
+      return;
+    }
+    this.#reply(Option.startTls, OptionReply.ack);
+    this.#state = { kind: "waiting" };
+    startTls({ noZeroes: this.#noZeroes });
   }
 
   #replyStyle(option: number, data: Uint8Array): void {

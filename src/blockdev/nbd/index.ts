@@ -2,6 +2,6 @@
 export type { NbdLimits } from "./limits";
 export { type NbdEvent, NbdServer, type NbdServerOptions } from "./server";
 export type { NbdStatistics } from "./statistics";
-export type { TlsState } from "./handshake";
+export type { ResumedHandshake, TlsState } from "./handshake";
 export { kernelFlags } from "./options";
 export type { OpenExport } from "./handshake";

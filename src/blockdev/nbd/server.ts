@@ -7,7 +7,14 @@ import type { AllocateBuffer, Clock, Timer } from "../../base";
 import type { StreamConnection, StreamHandler, StreamListener, StreamNetwork } from "../../base/io";
 import type { DeviceDirectory } from "../device";
 import { BufferPool } from "./buffers";
-import { Handshake, type HandshakeHost, type Negotiated, type OpenExport, type TlsState } from "./handshake";
+import {
+  Handshake,
+  type HandshakeHost,
+  type Negotiated,
+  type OpenExport,
+  type ResumedHandshake,
+  type TlsState,
+} from "./handshake";
 import { checkedLimits, type NbdLimits } from "./limits";
 import { type Request, RequestPool } from "./request";
 import { commandNames, NbdStatistics } from "./statistics";
@@ -29,6 +36,11 @@ export interface NbdServerOptions {
   readonly allocate: AllocateBuffer;
   readonly limits?: Partial<NbdLimits>;
   readonly onEvent?: (event: NbdEvent) => void;
+  /**
+   * A client asked for TLS and is waiting for its handshake on this descriptor, which belongs to the receiver. What
+   * comes out of TLS is given back to `accept`, as "established" and with `resumed`.
+   */
+  readonly onStartTls?: (socket: number, remote: string, resumed: ResumedHandshake) => void;
   /** Told how long each request took, by the name of its command. */
   readonly observe?: (command: string, milliseconds: number) => void;
 }
@@ -92,7 +104,7 @@ export class NbdServer {
   }
 
   /** Serves a connection that came from elsewhere (a socket pair, a TLS front). */
-  accept(connection: StreamConnection, tls: TlsState = "none"): StreamHandler {
+  accept(connection: StreamConnection, tls: TlsState = "none", resumed?: ResumedHandshake): StreamHandler {
     if (this.#shuttingDown || this.#phases.size >= this.#limits.connectionCountMax) {
       this.statistics.connectionsRefused++;
       return this.#refused(connection);
@@ -104,7 +116,7 @@ export class NbdServer {
     );
     this.#phases.set(connection, { kind: "handshake", connection, timeout });
     this.#startTick();
-    return new Handshake(connection, this.#handshakeHost(connection, timeout), tls);
+    return new Handshake(connection, this.#handshakeHost(connection, timeout), tls, resumed);
   }
 
   /**
@@ -156,6 +168,7 @@ export class NbdServer {
   }
 
   #handshakeHost(connection: StreamConnection, timeout: Timer): HandshakeHost {
+    const { onStartTls } = this.#options;
     return {
       directory: this.#options.directory,
       negotiated: (result) => {
@@ -178,6 +191,15 @@ export class NbdServer {
         this.#gone(connection);
         if (reason !== undefined) this.#event({ kind: "closed", remote: connection.remote, message: reason });
       },
+      startTls:
+        onStartTls === undefined
+          ? undefined
+          : (resumed) =>
+              connection.handOver?.((socket) => {
+                timeout.cancel();
+                this.#gone(connection);
+                onStartTls(socket, connection.remote, resumed);
+              }),
       failed: (action, error) => {
         const message = `Cannot ${action}: ${error instanceof Error ? error.message : String(error)}`;
         this.#event({ kind: "internal", remote: connection.remote, message, error });

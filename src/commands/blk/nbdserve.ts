@@ -1,6 +1,8 @@
 /** `torus blk nbdserve`: volumes as NBD exports of this machine. */
 import { parseDuration, type TorusError } from "../../base";
-import { leaf, metaArgs } from "../cli";
+import { systemClock } from "../../base/io";
+import { loadTlsIdentity, type TlsFiles } from "../../net/tls";
+import { leaf, metaArgs, UsageError } from "../cli";
 import { httpArgs, startClient, volumeArgs } from "../client";
 
 const LISTEN_DEFAULT = "127.0.0.1:10809";
@@ -11,7 +13,7 @@ export const nbdserveCommand = leaf({
   examples: [
     "torus blk nbdserve data",
     "torus blk nbdserve --listen unix:/run/torus/nbd.sock data logs",
-    "torus blk nbdserve --listen 0.0.0.0:10809",
+    "torus blk nbdserve --listen 0.0.0.0:10809 --tls-cert-file server.pem --tls-key-file server-key.pem --tls-ca-file ca.pem --tls-required",
   ],
   args: {
     listen: {
@@ -19,6 +21,18 @@ export const nbdserveCommand = leaf({
       description: `HOST:PORT or unix:PATH (default ${LISTEN_DEFAULT})`,
       valueHint: "ADDRESS",
     },
+    "tls-cert-file": {
+      type: "string",
+      description: "Certificate for clients that ask for TLS (PEM)",
+      valueHint: "FILE",
+    },
+    "tls-key-file": { type: "string", description: "Its key (PEM)", valueHint: "FILE" },
+    "tls-ca-file": {
+      type: "string",
+      description: "CA that the clients' certificates are signed by (PEM)",
+      valueHint: "FILE",
+    },
+    "tls-required": { type: "boolean", description: "Serve nobody without TLS" },
     ...volumeArgs,
     ...httpArgs,
     ...metaArgs,
@@ -29,8 +43,11 @@ export const nbdserveCommand = leaf({
     const ended = new Promise<TorusError | undefined>((resolve) => {
       stop = resolve;
     });
+    const tlsFiles = parseTlsFiles(args);
+    const tls = tlsFiles && (await loadTlsIdentity(tlsFiles, systemClock.wallMs()));
     const waitForLockMs = args.wait === undefined ? undefined : parseDuration(args.wait);
     const client = await startClient(args, waitForLockMs, stop);
+    let renew = () => {};
     const signals = ["SIGTERM", "SIGINT"] as const;
     const onSignal = (signal: NodeJS.Signals) => {
       client.logger.log("info", `Stopping on ${signal}: detaching`);
@@ -38,23 +55,58 @@ export const nbdserveCommand = leaf({
     };
     for (const signal of signals) process.once(signal, onSignal);
     try {
-      const { addresses } = await client.plane.openFrontEnd({
-        listen: [args.listen ?? LISTEN_DEFAULT],
-        only: names.length === 0 ? undefined : names,
-        keepOpen: names.filter((name) => !name.includes("@")),
-      });
-      for (const address of addresses) client.logger.log("info", `Serving ${uriOf(address, names[0])}`);
+      const { addresses } = await client.plane.openFrontEnd(
+        {
+          listen: [args.listen ?? LISTEN_DEFAULT],
+          only: names.length === 0 ? undefined : names,
+          keepOpen: names.filter((name) => !name.includes("@")),
+          tls: tls && (args["tls-required"] ? "required" : "offered"),
+        },
+        tls,
+      );
+      for (const address of addresses)
+        client.logger.log("info", `Serving ${uriOf(address, names[0], args["tls-required"] === true)}`);
+      renew = () => {
+        if (tlsFiles === undefined) return;
+        loadTlsIdentity(tlsFiles, systemClock.wallMs()).then(
+          (identity) => {
+            client.plane.renewFrontEndTls(identity);
+            client.logger.log("info", `Took the certificate of ${identity.subject} for NBD`);
+          },
+          (error: unknown) =>
+            client.logger.log("error", error instanceof Error ? error.message : String(error)),
+        );
+      };
+      process.on("SIGHUP", renew);
       const failure = await ended;
       if (failure !== undefined) throw failure;
     } finally {
+      process.off("SIGHUP", renew);
       await client.close();
     }
   },
 });
 
+function parseTlsFiles(args: {
+  readonly "tls-cert-file"?: string | undefined;
+  readonly "tls-key-file"?: string | undefined;
+  readonly "tls-ca-file"?: string | undefined;
+  readonly "tls-required"?: boolean | undefined;
+}): TlsFiles | undefined {
+  const certFile = args["tls-cert-file"];
+  const keyFile = args["tls-key-file"];
+  const caFile = args["tls-ca-file"];
+  if (certFile !== undefined && keyFile !== undefined && caFile !== undefined)
+    return { certFile, keyFile, caFile };
+  if (certFile === undefined && keyFile === undefined && caFile === undefined && !args["tls-required"])
+    return undefined;
+  throw new UsageError("Give all of --tls-cert-file, --tls-key-file and --tls-ca-file");
+}
+
 /** What to give a client. */
-function uriOf(address: string, name = ""): string {
+function uriOf(address: string, name = "", isSecure = false): string {
+  const scheme = isSecure ? "nbds" : "nbd";
   return address.startsWith("unix:")
-    ? `nbd+unix:///${name}?socket=${address.slice("unix:".length)}`
-    : `nbd://${address}/${name}`;
+    ? `${scheme}+unix:///${name}?socket=${address.slice("unix:".length)}`
+    : `${scheme}://${address}/${name}`;
 }

@@ -3,14 +3,14 @@
  * metadata, and ends both in order.
  */
 import { type Incarnation, type PeerId, TorusError } from "../../base";
-import { type LoopWorker, startLoopWorker, startSyncThread, type SyncThread } from "../../base/io";
+import { libc, type LoopWorker, startLoopWorker, startSyncThread, type SyncThread } from "../../base/io";
 import type { DeviceDescription, DeviceExtent } from "../../blockdev";
 import type { BlockListing, VolumeRegistry } from "../../engine";
 import type { VolumeOptions } from "../../engine/volume";
 import { PAGE_BYTES } from "../../engine/block";
 import type { UpkeepOrders } from "../../meta";
 import type { UnaryResult } from "../../net/connect";
-import { TlsDialer, type TlsIdentity } from "../../net/tls";
+import { TlsDialer, type TlsIdentity, TlsUpgrader } from "../../net/tls";
 import type { Metadata } from "../cli";
 import { workerEntry } from "../executable";
 import { RegistryServer } from "./registry-rpc";
@@ -33,6 +33,7 @@ import type {
   OpenDeviceRequest,
   StorageConfig,
   StorageOpened,
+  UpgradedConnection,
   UpkeepConfig,
 } from "./worker-api";
 
@@ -104,6 +105,7 @@ type Worker = LoopWorker<MainMethods, DataWorkerMethods, MainEvents, DataWorkerE
 export class DataPlane {
   #registry: RegistryServer | undefined;
   #metadata: Metadata | undefined;
+  #upgrader: TlsUpgrader | undefined;
   #scrubProgress: StateFile | undefined;
   readonly #dialer: TlsDialer | undefined;
   readonly #exports = new Map<string, ExportListener>();
@@ -142,6 +144,7 @@ export class DataPlane {
       options.onFatal(new TorusError("front-end-failed", reason)),
     );
     const { endpoint } = plane.#worker;
+    endpoint.on("startTls", (connection) => plane.#upgrade(connection, options.onLog));
     const heard = (name: string) => plane.#exports.get(name);
     endpoint.on("exportResized", ({ name, sizeBytes }) => heard(name)?.onResized(sizeBytes));
     endpoint.on("exportFailed", ({ name, reason }) => heard(name)?.onFailed(reason));
@@ -243,7 +246,12 @@ export class DataPlane {
     await this.#worker.endpoint.call("releaseExport", name, FRONT_END_TIMEOUT_MS);
   }
 
-  openFrontEnd(config: FrontEndConfig): Promise<{ readonly addresses: readonly string[] }> {
+  /** `tls`: the certificate for clients that ask for TLS, where the configuration lets them. */
+  openFrontEnd(
+    config: FrontEndConfig,
+    tls?: TlsIdentity,
+  ): Promise<{ readonly addresses: readonly string[] }> {
+    if (tls !== undefined) this.#upgrader = new TlsUpgrader(tls);
     return this.#worker.endpoint.call("openFrontEnd", config, FRONT_END_TIMEOUT_MS);
   }
 
@@ -293,6 +301,28 @@ export class DataPlane {
     } finally {
       await endpoint.call("endDiff", diff, DEVICE_CALL_TIMEOUT_MS);
     }
+  }
+
+  /** New NBD clients are shown this certificate. */
+  renewFrontEndTls(identity: TlsIdentity): void {
+    this.#upgrader?.renew(identity);
+  }
+
+  #upgrade({ socket, remote, resumed }: UpgradedConnection, log: DataPlaneOptions["onLog"]): void {
+    const refused = (reason: string) =>
+      log({ level: "warn", message: `NBD ${remote} got no TLS: ${reason}` });
+    if (this.#upgrader === undefined) {
+      libc.close(socket);
+      return refused("there is no certificate");
+    }
+    const adopt = (plain: number) => {
+      const connection = { socket: plain, remote, resumed };
+      this.#worker.endpoint.call("adoptUpgraded", connection).catch((error: unknown) => {
+        libc.close(plain);
+        refused(error instanceof Error ? error.message : String(error));
+      });
+    };
+    this.#upgrader.upgrade(socket, (client) => adopt(client.socket), refused);
   }
 
   status(): Promise<DataPlaneStatus> {

@@ -5,7 +5,13 @@ import { Volume } from "../../engine/volume";
 import type { ClientPart } from "./client-part";
 import type { LatencyRecorder } from "./latency";
 import { type ExportCatalog, VolumeDirectory } from "./volume-directory";
-import type { DataPlaneStatus, DataWorkerEvents, FrontEndConfig, OpenVolumeStatus } from "./worker-api";
+import type {
+  DataPlaneStatus,
+  DataWorkerEvents,
+  FrontEndConfig,
+  OpenVolumeStatus,
+  UpgradedConnection,
+} from "./worker-api";
 
 /** How long clients may take to end their requests when the server stops. */
 const DRAIN_MS_MAX = 10_000;
@@ -18,14 +24,17 @@ export interface FrontEndPartOptions {
   readonly config: FrontEndConfig;
   readonly log: (event: DataWorkerEvents["log"]) => void;
   readonly latencies: LatencyRecorder;
+  readonly onStartTls: (connection: UpgradedConnection) => void;
 }
 
 export class FrontEndPart {
   readonly directory: VolumeDirectory;
   readonly server: NbdServer;
+  readonly #network: SocketNetwork;
 
   private constructor(options: FrontEndPartOptions) {
     const { log } = options;
+    this.#network = options.network;
     this.directory = new VolumeDirectory({
       opener: options.client,
       catalog: options.catalog,
@@ -38,6 +47,7 @@ export class FrontEndPart {
       clock: options.loop,
       allocate: nativeBuffer,
       observe: (command, milliseconds) => options.latencies.observe("nbdRequest", command, milliseconds),
+      onStartTls: (socket, remote, resumed) => options.onStartTls({ socket, remote, resumed }),
       onEvent: (event) => {
         const level = event.kind === "internal" ? "error" : "debug";
         const name = event.exportName === undefined ? "" : ` "${event.exportName}"`;
@@ -53,7 +63,10 @@ export class FrontEndPart {
     const part = new FrontEndPart(options);
     try {
       for (const name of options.config.keepOpen) await part.directory.keepOpen(name);
-      return { part, addresses: options.config.listen.map((address) => part.server.listen(address)) };
+      return {
+        part,
+        addresses: options.config.listen.map((address) => part.server.listen(address, options.config.tls)),
+      };
     } catch (error) {
       await part.close().catch((closing: unknown) => {
         options.log({
@@ -63,6 +76,13 @@ export class FrontEndPart {
       });
       throw error;
     }
+  }
+
+  /** Goes on with a client that asked for TLS and has it. */
+  adoptUpgraded({ socket, remote, resumed }: UpgradedConnection): void {
+    this.#network.adopt(socket, `${remote} (TLS)`, (connection) =>
+      this.server.accept(connection, "established", resumed),
+    );
   }
 
   volumes(): readonly OpenVolumeStatus[] {

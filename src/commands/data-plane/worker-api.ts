@@ -4,7 +4,7 @@
  * (which says who this peer is), registry (metadata is connected), front end.
  */
 import type { ClusterId, Incarnation, PeerId } from "../../base";
-import type { DeviceDescription, DeviceExtent } from "../../blockdev";
+import type { DeviceDescription, DeviceExtent, ResumedHandshake } from "../../blockdev";
 import type { ListReply, ListRequest, PeerStatistics } from "../../engine";
 import type { CollectorStatus } from "../../engine/gc";
 import type { RebalanceStatus } from "../../engine/rebalance";
@@ -71,6 +71,8 @@ export interface FrontEndConfig {
   readonly only: readonly string[] | undefined;
   /** Opened now, and kept open. */
   readonly keepOpen: readonly string[];
+  /** Whether clients may, or must, ask for TLS; undefined: there is none. */
+  readonly tls?: "offered" | "required" | undefined;
 }
 
 /** A volume (or volume@snapshot) as an AoE target of one interface. */
@@ -199,6 +201,14 @@ export interface DeviceMethods {
   closeDevice(handle: number): Promise<void>;
 }
 
+/** A connection of the front end whose client asked for TLS: encrypted on the way to the main thread, plain on the way back. */
+export interface UpgradedConnection {
+  /** It belongs to the receiver. */
+  readonly socket: number;
+  readonly remote: string;
+  readonly resumed: ResumedHandshake;
+}
+
 /** A client of the store. */
 export interface AdoptedClient {
   readonly socket: number;
@@ -220,6 +230,8 @@ export interface DataWorkerMethods extends DeviceMethods, KernelMethods {
   openUpkeep(config: UpkeepConfig): void;
   orderUpkeep(orders: UpkeepOrders): void;
   openFrontEnd(config: FrontEndConfig): Promise<{ readonly addresses: readonly string[] }>;
+  /** What came out of the TLS that a client of the front end had asked for. */
+  adoptUpgraded(argument: UpgradedConnection): void;
   openAoe(config: AoeConfig): Promise<AoeOpened>;
   status(argument: undefined): Promise<DataPlaneStatus>;
 }
@@ -238,6 +250,7 @@ export interface MainMethods extends RegistryMethods {
 export interface MainEvents extends RegistryEvents {}
 
 export interface DataWorkerEvents extends KernelEvents {
+  startTls: UpgradedConnection;
   log: { readonly level: "debug" | "info" | "warn" | "error"; readonly message: string };
   /** The store can't be trusted to keep anything any more: end the process. */
   storePoisoned: { readonly reason: string };

@@ -117,6 +117,7 @@ export class DataWorkerParts {
     },
     orderUpkeep: (orders) => this.#required(this.#upkeep, "background work").order(orders),
     openFrontEnd: (config: FrontEndConfig) => this.#openFrontEnd(config),
+    adoptUpgraded: (connection) => this.#required(this.#frontEnd, "front end").adoptUpgraded(connection),
     openAoe: async (config: AoeConfig) => {
       const part = await AoePart.open({
         loop: this.#context.loop,
@@ -187,6 +188,7 @@ export class DataWorkerParts {
       config,
       log: (event) => this.#log(event),
       latencies: this.#latencies,
+      onStartTls: (connection) => endpoint.emit("startTls", connection),
     });
     this.#frontEnd = part;
     return { addresses };

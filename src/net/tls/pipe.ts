@@ -7,7 +7,7 @@ import type { Socket } from "bun";
 import { C, libc, must } from "../../base/io";
 
 /** What the pipe needs of a runtime socket. */
-type PipeSocket = Pick<Socket<unknown>, "write" | "pause" | "resume" | "end" | "terminate">;
+export type PipeSocket = Pick<Socket<unknown>, "write" | "pause" | "resume" | "end" | "terminate">;
 
 /** One end: what waits to be written to it, and whether the bytes towards it have ended. */
 export class PipeEnd {
