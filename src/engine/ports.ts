@@ -26,8 +26,18 @@ export const StorageStatus = {
   unavailable: 8,
   /** Made on the caller's side: no connection, connection lost, or no answer within the deadline. */
   unreachable: 9,
+  /**
+   * Only of a put: stored and durable like `ok`, but the peer is nearly full. The writer takes no new data from its
+   * users while too few others have room; what it has accepted still fits (see space.ts).
+   */
+  storedLowSpace: 10,
 } as const;
 export type StorageStatus = (typeof StorageStatus)[keyof typeof StorageStatus];
+
+/** Whether a put ended well: the block is durable at the peer. */
+export function isStored(status: StorageStatus): boolean {
+  return status === StorageStatus.ok || status === StorageStatus.storedLowSpace;
+}
 
 // ---------------------------------------------------------------------------------------------------------------
 // What a peer answers: implemented by engine/peer over a BlockStore; called by adp, Connect and the simulator.

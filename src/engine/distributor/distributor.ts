@@ -17,7 +17,7 @@ import {
   type PeerId,
   type Timer,
 } from "../../base";
-import { type PeerTransport, StorageStatus } from "../ports";
+import { type PeerTransport, isStored, StorageStatus } from "../ports";
 import { type DistributedBlock, type Try, TryState } from "./distributed-block";
 import { DistributorError } from "./errors";
 import { meansDown, type PeerHealth } from "./peer-health";
@@ -46,6 +46,8 @@ export interface DistributorListener {
   onAcknowledged(index: number): void;
   /** Some block waits for space that no candidate has (true), or none does any more. */
   onSpaceChange(full: boolean): void;
+  /** Too few peers have room for more than what was accepted already (true), or enough have again. */
+  onLowSpace(low: boolean): void;
   /** Fewer members than needed take a block: the set has to change, or a peer must return. */
   onStuck(): void;
   /** The writer must stop for good. */
@@ -89,6 +91,7 @@ export class Distributor {
   #timer: Timer | undefined;
   #stopped = false;
   #full = false;
+  #low = false;
   #running = false;
   readonly #touched: DistributedBlock[] = [];
   readonly #candidates: PeerId[] = [];
@@ -107,6 +110,7 @@ export class Distributor {
     this.#listener = listener;
     this.#options = options;
     this.health = health;
+    health.onSpaceChange = this.#noteLowSpace;
   }
 
   get placement(): Placement {
@@ -124,6 +128,11 @@ export class Distributor {
 
   get blocksPending(): number {
     return this.#active.size + this.#waiting.length - this.#waitingHead;
+  }
+
+  /** See DistributorListener.onLowSpace. */
+  get low(): boolean {
+    return this.#low;
   }
 
   get full(): boolean {
@@ -269,10 +278,11 @@ export class Distributor {
     const one = block.findTry(peer);
     assert(one !== undefined, "an answer came from a peer that was not asked");
     one.incarnation = incarnation;
-    if (status === StorageStatus.ok) {
+    if (isStored(status)) {
       one.state = TryState.stored;
       this.statistics.replicasAcknowledged++;
       this.health.succeeded(peer, incarnation);
+      this.health.noteSpace(peer, status === StorageStatus.storedLowSpace);
     } else if (status === StorageStatus.fenced || status === StorageStatus.conflict) {
       one.state = TryState.failed;
       this.#fail(block, peer, status);
@@ -393,6 +403,18 @@ export class Distributor {
     this.#arm();
     this.#listener.onStuck();
   }
+
+  /** Too few members have room for new data: whoever takes data from users should take no more. */
+  readonly #noteLowSpace = (): void => {
+    const { members, width } = this.#current.log;
+    const roomy = members.filter(
+      ({ peerId }) => !this.health.isLow(peerId) && this.health.isUp(peerId),
+    ).length;
+    const low = members.some(({ peerId }) => this.health.isLow(peerId)) && roomy < width;
+    if (low === this.#low) return;
+    this.#low = low;
+    this.#listener.onLowSpace(low);
+  };
 
   #noteSpace(): void {
     let full = false;

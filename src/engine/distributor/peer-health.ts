@@ -5,12 +5,15 @@
  */
 import type { Clock, Incarnation, PeerId, Timer } from "../../base";
 import { type PeerTransport, StorageStatus } from "../ports";
+import { isLowOnSpace } from "../space";
 
 const PROBE_TICK_MS = 100;
 const PROBE_BACKOFF_MS_MIN = 250;
 const PROBE_BACKOFF_MS_MAX = 5_000;
 /** How long a peer that refused for lack of space is tried after the others. */
 const FULL_MS = 1_000;
+/** How often a peer that is nearly full is asked whether it still is. */
+const LOW_PROBE_MS = 500;
 
 interface PeerState {
   suspect: boolean;
@@ -21,6 +24,8 @@ interface PeerState {
   probeBackoffMs: number;
   probing: boolean;
   fullUntilMs: number;
+  /** It said that it is nearly full; asked now and then whether it still is. */
+  low: boolean;
   incarnation: Incarnation | "";
 }
 
@@ -29,10 +34,13 @@ export class PeerHealth {
   readonly #transport: PeerTransport;
   readonly #states = new Map<PeerId, PeerState>();
   #suspectCount = 0;
+  #lowCount = 0;
   #timer: Timer | undefined;
   #closed = false;
   /** Called when a peer became suspect or answers again. */
   onChange: (peer: PeerId, up: boolean) => void = () => {};
+  /** Called when a peer became nearly full, or has room again. */
+  onSpaceChange: () => void = () => {};
 
   constructor(clock: Clock, transport: PeerTransport) {
     this.#clock = clock;
@@ -51,6 +59,22 @@ export class PeerHealth {
   isFull(peer: PeerId): boolean {
     const state = this.#states.get(peer);
     return state !== undefined && state.fullUntilMs > 0 && state.fullUntilMs > this.#clock.nowMs();
+  }
+
+  /** Whether it has room only for what was begun. */
+  isLow(peer: PeerId): boolean {
+    return this.#states.get(peer)?.low === true;
+  }
+
+  /** What a peer says of its space with an answer. */
+  noteSpace(peer: PeerId, low: boolean): void {
+    const state = this.#states.get(peer);
+    if (state === undefined || state.low === low) return;
+    state.low = low;
+    this.#lowCount += low ? 1 : -1;
+    if (low) state.probeAtMs = this.#clock.nowMs() + LOW_PROBE_MS;
+    this.#arm();
+    this.onSpaceChange();
   }
 
   /** How long the peer has not answered; 0 while it is believed up. */
@@ -109,7 +133,7 @@ export class PeerHealth {
   }
 
   #arm(): void {
-    if (this.#timer || this.#closed || this.#suspectCount === 0) return;
+    if (this.#timer || this.#closed || this.#suspectCount + this.#lowCount === 0) return;
     this.#timer = this.#clock.schedule(PROBE_TICK_MS, () => {
       this.#timer = undefined;
       this.#probe();
@@ -121,21 +145,29 @@ export class PeerHealth {
   #probe(): void {
     const nowMs = this.#clock.nowMs();
     for (const [peer, state] of this.#states)
-      if (state.suspect && !state.probing && nowMs >= state.probeAtMs) void this.#probeOne(peer, state);
+      if ((state.suspect || state.low) && !state.probing && nowMs >= state.probeAtMs)
+        void this.#probeOne(peer, state);
   }
 
   async #probeOne(peer: PeerId, state: PeerState): Promise<void> {
     state.probing = true;
     let answered: Incarnation | "" = "";
+    let low = false;
     try {
-      answered = (await this.#transport.statistics(peer)).incarnation;
+      const figures = await this.#transport.statistics(peer);
+      answered = figures.incarnation;
+      low = isLowOnSpace(figures);
     } catch {
       // No answer is the answer: the peer stays suspect and is asked again after the backoff below.
       answered = "";
     }
     state.probing = false;
     if (this.#closed) return;
-    if (answered !== "") return this.succeeded(peer, answered);
+    if (answered !== "") {
+      state.probeAtMs = this.#clock.nowMs() + LOW_PROBE_MS;
+      this.noteSpace(peer, low);
+      return this.succeeded(peer, answered);
+    }
     state.gone = true;
     state.probeBackoffMs = Math.min(state.probeBackoffMs * 2, PROBE_BACKOFF_MS_MAX);
     state.probeAtMs = this.#clock.nowMs() + state.probeBackoffMs;
@@ -159,6 +191,7 @@ export class PeerHealth {
         probeBackoffMs: PROBE_BACKOFF_MS_MIN,
         probing: false,
         fullUntilMs: 0,
+        low: false,
         incarnation: "",
       };
       this.#states.set(peer, state);

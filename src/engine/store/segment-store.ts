@@ -35,6 +35,7 @@ import {
   StorageStatus,
   type TailBlock,
 } from "../ports";
+import { finishingReserveBytes } from "../space";
 import { HEADER_LENGTH_OFFSET, headerCrcAt, MutableRef } from "./block-bytes";
 import { type BlockIndex, NO_SLOT, PINS_MAX, RowFlag } from "./block-index";
 import { CHECKPOINT_SCRATCH_BYTES, CheckpointRun } from "./checkpoint";
@@ -114,6 +115,12 @@ class Group {
 
 type Placement = "placed" | "wait" | "refused";
 
+/** Whether the sealed block at this place has a payload: the slot count of its header, see block/format.ts. */
+function holdsData(buffer: NativeBuffer, offset: number): boolean {
+  return buffer.view.getUint32(offset + SLOT_COUNT_OFFSET, true) > 0;
+}
+const SLOT_COUNT_OFFSET = 60;
+
 export class SegmentStore implements BlockStore {
   readonly clusterId: ClusterId;
   readonly peerId: PeerId;
@@ -143,6 +150,7 @@ export class SegmentStore implements BlockStore {
   #freeUnits = 0;
   #capacityUnits = 0;
   #inodeReserveUnits = 0;
+  #finishingReserveUnits = 0;
   #isFormatting = false;
   #isZeroing = false;
   /** Being zeroed on the disk. */
@@ -257,7 +265,7 @@ export class SegmentStore implements BlockStore {
   /** Finds room, writes the bytes and the record, and answers when refused. `replaced` is a bad copy, or NO_SLOT. */
   #place(request: ServicePut, replaced: number): Placement {
     const units = Math.ceil(request.lengthBytes / this.#context.unitBytes);
-    const reserve = this.#ref.kind === BlockKinds.inode ? 0 : this.#inodeReserveUnits;
+    const reserve = this.#reserveUnitsFor(request);
     if (units + reserve > this.#freeUnits) return this.#refuse(request, StorageStatus.outOfSpace);
     for (let activation = 0; ; activation += 1) {
       const placed = this.#placeInActive(request, units, replaced);
@@ -268,6 +276,12 @@ export class SegmentStore implements BlockStore {
     }
     if (this.#formatNext() || this.#isRoomBlocked(units)) return "wait";
     return this.#refuse(request, StorageStatus.outOfSpace);
+  }
+
+  /** INode blocks and blocks of holes alone are what frees space; copies that only move about come last. */
+  #reserveUnitsFor(request: ServicePut): number {
+    if (this.#ref.kind === BlockKinds.inode || !holdsData(request.buffer, request.offset)) return 0;
+    return request.writerEpoch === 0 ? this.#finishingReserveUnits : this.#inodeReserveUnits;
   }
 
   #refuse(request: ServicePut, status: StorageStatus): Placement {
@@ -563,6 +577,8 @@ export class SegmentStore implements BlockStore {
     this.#capacityUnits = capacity;
     this.#freeUnits = free;
     this.#inodeReserveUnits = Math.floor(capacity / INODE_RESERVE_DIVISOR);
+    const { unitBytes } = this.#context;
+    this.#finishingReserveUnits = Math.floor(finishingReserveBytes(capacity * unitBytes) / unitBytes);
   }
 
   // -------------------------------------------------------------------------------------------------------------
@@ -627,7 +643,9 @@ export class SegmentStore implements BlockStore {
     for (const slot of group.superseded) this.#recordDelete(slot);
     // Not syncing any more, so that what the callbacks put is committed at the end of this turn.
     this.#isSyncing = false;
-    for (const request of group.puts) request.done(StorageStatus.ok);
+    const isLow = this.#freeUnits < this.#finishingReserveUnits;
+    const stored = isLow ? StorageStatus.storedLowSpace : StorageStatus.ok;
+    for (const request of group.puts) request.done(request.writerEpoch === 0 ? StorageStatus.ok : stored);
     for (const callback of group.callbacks) callback(StorageStatus.ok);
     group.clear();
     if (this.poisonReason !== undefined) return;

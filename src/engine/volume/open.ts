@@ -307,6 +307,7 @@ class Opening {
     this.#distributor = distributor;
     this.#listener.target = {
       onAcknowledged: () => {},
+      onLowSpace: () => {},
       onSpaceChange: (full) => {
         if (full)
           this.#fail(

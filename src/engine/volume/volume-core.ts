@@ -69,6 +69,10 @@ export class LateListener implements DistributorListener {
     this.target?.onSpaceChange(full);
   }
 
+  onLowSpace(low: boolean): void {
+    this.target?.onLowSpace(low);
+  }
+
   onStuck(): void {
     this.target?.onStuck();
   }

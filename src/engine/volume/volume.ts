@@ -107,6 +107,7 @@ export class Volume implements DistributorListener {
       statistics,
       observe,
     });
+    this.#writes.setLow(core.distributor.low);
     const sizeBytes = (): number => this.#sizeBytes;
     this.#reads = new ReadPath(
       {
@@ -288,6 +289,14 @@ export class Volume implements DistributorListener {
   }
 
   /** A block cannot become durable with the members that answer: change the set, unless they come back at once. */
+  onLowSpace(low: boolean): void {
+    this.#event(
+      low ? "warning" : "info",
+      low ? "the peers are nearly full, new data is refused" : "the peers have room again",
+    );
+    this.#writes.setLow(low);
+  }
+
   onStuck(): void {
     if (this.#degradeTimer || this.#isOver()) return;
     this.#degradeTimer = this.#core.ports.clock.schedule(this.#core.options.degradeAfterMs, () => {

@@ -69,6 +69,7 @@ export class WritePath {
   #waitingHead = 0;
   #working = false;
   #full = false;
+  #low = false;
   #stopped = false;
   #active = 0;
   #writesSinceFlush = 0;
@@ -97,7 +98,7 @@ export class WritePath {
   ): void {
     if (this.#stopped) return done(WriteStatus.stopped);
     // What only frees space is taken even when the pool is full.
-    if (this.#full && source !== undefined) return done(WriteStatus.noSpace);
+    if ((this.#full || this.#low) && source !== undefined) return done(WriteStatus.noSpace);
     const request = this.#pool.pop() ?? new WriteRequest();
     request.offsetBytes = offsetBytes;
     request.lengthBytes = lengthBytes;
@@ -154,6 +155,12 @@ export class WritePath {
     if (!full) return this.onRoom();
     this.#ports.log.failWaiters();
     this.#failWaiting((request) => request.source !== undefined, WriteStatus.noSpace);
+  }
+
+  /** The peers have room for what was accepted, and for no more: writes that wait are told. */
+  setLow(low: boolean): void {
+    this.#low = low;
+    if (low) this.#failWaiting((request) => request.source !== undefined, WriteStatus.noSpace);
   }
 
   stop(): void {

@@ -33,7 +33,8 @@ export function wireStatus(status: StorageStatus): number {
 
 export function statusOf(wire: number): StorageStatus {
   const status = wire - 1;
-  if (!Number.isInteger(status) || status < StorageStatus.ok || status > StorageStatus.unavailable)
+  const isKnown = status <= StorageStatus.unavailable || status === StorageStatus.storedLowSpace;
+  if (!Number.isInteger(status) || status < StorageStatus.ok || !isKnown)
     throw new ConnectStorageError("malformed", `Cannot read a message: status ${wire}`);
   return status as StorageStatus;
 }

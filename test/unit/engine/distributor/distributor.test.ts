@@ -92,6 +92,7 @@ function setup(memberCount: number, width: number, copies = width) {
       onAcknowledged: (index) => {
         seen.acknowledged = index;
       },
+      onLowSpace: () => undefined,
       onSpaceChange: (full) => {
         seen.full = full;
       },

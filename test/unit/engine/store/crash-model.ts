@@ -12,7 +12,7 @@ import {
   type SealedBlock,
   sealInodeBlock,
 } from "../../../../src/engine/block";
-import { StorageStatus } from "../../../../src/engine/ports";
+import { isStored, StorageStatus } from "../../../../src/engine/ports";
 import { openSegmentStore, type SegmentStore, StoreError } from "../../../../src/engine/store";
 import { SimulatedDisk } from "../../../sim/simulated-disk";
 import { SeededRandom } from "../../../support/seeded-random";
@@ -229,7 +229,7 @@ class Schedule {
       done: (status) => {
         if (life !== this.#life) throw new Error("a dead process answered");
         modelled.isPutOpen = false;
-        if (status === StorageStatus.ok) {
+        if (isStored(status)) {
           this.#report.acknowledged += 1;
           modelled.isSuspect = false;
           const fence = this.#fenceAcked.get(block.ref.volumeId) ?? 0;

@@ -1,0 +1,27 @@
+/**
+ * The space a peer keeps back. A volume that is told "no space" must still be able to finish: to store what it had
+ * accepted before, to put the trims that free space, and to checkpoint, without which nothing is ever freed. So a
+ * peer says that it is nearly full while this much is left, and writers stop taking new data there and then; copies
+ * that only move data about are refused from there on.
+ */
+const MIB = 1024 * 1024;
+/** A writer's buffer, once or twice. */
+const RESERVE_BYTES_MIN = 48 * MIB;
+const RESERVE_BYTES_MAX = 256 * MIB;
+const RESERVE_DIVISOR = 64;
+/** Of a small store no more than this part. */
+const RESERVE_PART_MAX = 4;
+
+/** Bytes of a store of this capacity that are kept for finishing what was begun. */
+export function finishingReserveBytes(capacityBytes: number): number {
+  const wanted = Math.min(Math.max(capacityBytes / RESERVE_DIVISOR, RESERVE_BYTES_MIN), RESERVE_BYTES_MAX);
+  return Math.floor(Math.min(wanted, capacityBytes / RESERVE_PART_MAX));
+}
+
+/** Whether a peer of these figures is nearly full. */
+export function isLowOnSpace(figures: {
+  readonly capacityBytes: number;
+  readonly usedBytes: number;
+}): boolean {
+  return figures.capacityBytes - figures.usedBytes < finishingReserveBytes(figures.capacityBytes);
+}
