@@ -4,6 +4,7 @@ import { group } from "../cli";
 import { blockCommand } from "./block";
 import { configCommand, wipeCommand } from "./config";
 import { gcCommand } from "./gc";
+import { doctorCommand } from "./doctor";
 import { initCommand } from "./init";
 import { peerCommand, peerListCommand } from "./peer";
 import { rebalanceCommand } from "./rebalance";
@@ -28,4 +29,5 @@ export const ctlCommand = group("ctl", "Administer a cluster: volumes, peers, th
   config: configCommand,
   wipe: wipeCommand,
   cert: certCommand,
+  doctor: doctorCommand,
 });
