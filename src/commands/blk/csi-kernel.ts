@@ -1,73 +1,65 @@
 /**
  * Volumes as /dev/nbdN for the CSI node service. Nothing is answered to the kernel before it is durable, so that a
- * driver that is killed and started again takes its devices over with nothing lost.
+ * driver that is killed and started again takes its devices over with nothing lost. A volume that failed (its lease
+ * ended while metadata was away) is opened again and its device taken over, for as long as the kernel waits.
  */
-import {
-  attachToKernel,
-  type KernelAttachment,
-  KernelError,
-  kernelFlags,
-  listNbdDevices,
-} from "../../blockdev";
-import { CsiError, type DeviceAttacher } from "../../blockdev/csi";
 import { TorusError } from "../../base";
+import { KernelError, listNbdDevices } from "../../blockdev";
+import { CsiError, type DeviceAttacher } from "../../blockdev/csi";
+import { attachVolume, exportNameOf, type VolumeAttachment } from "../attach";
+import { CommandError } from "../cli";
 import type { Client } from "../client";
 import { toCsiError } from "./csi-volumes";
 
 /** How long the kernel may take to show a volume's new size. */
 const RESIZE_MS_MAX = 30_000;
 const LOOK_AGAIN_MS = 100;
+/** The kernel's requests wait this long for a successor of a process or volume that died: an update of the driver. */
+const DEAD_CONNECTION_TIMEOUT_S = 600;
+const RETAKE_AGAIN_MS = 5_000;
+const RETAKE_ATTEMPTS_MAX = (DEAD_CONNECTION_TIMEOUT_S * 1000) / RETAKE_AGAIN_MS;
+
+function toAttachError(error: unknown): unknown {
+  if (error instanceof KernelError || error instanceof CommandError)
+    return new CsiError(
+      error instanceof KernelError && error.code === "program-failed" ? "internal" : "failed-precondition",
+      error.message,
+      { cause: error },
+    );
+  return error instanceof TorusError ? toCsiError(error) : error;
+}
 
 export class KernelAttacher implements DeviceAttacher {
-  readonly #attached = new Map<string, KernelAttachment>();
+  readonly #attached = new Map<string, VolumeAttachment>();
 
-  constructor(
-    private readonly client: Client,
-    private readonly clusterId: string,
-  ) {}
+  constructor(private readonly client: Client) {}
 
   async attach(volumeName: string): Promise<string> {
     const existing = this.#attached.get(volumeName);
     if (existing !== undefined) return existing.path;
-    const { plane, logger } = this.client;
-    const held = await this.#hold(volumeName);
     try {
-      const attachment = await attachToKernel({
-        device: undefined,
-        sizeBytes: held.sizeBytes,
-        serverFlags: kernelFlags(held, false),
-        identifier: this.#identifier(volumeName),
-        serve: (sockets) => plane.adoptExport({ name: volumeName, sockets, writeThrough: true }),
-      });
-      this.#attached.set(volumeName, attachment);
-      logger.log("info", `Attached "${volumeName}" as ${attachment.path}`);
-      return attachment.path;
+      return await this.#attach(volumeName);
     } catch (error) {
-      await plane.releaseExport(volumeName);
-      if (error instanceof KernelError)
-        throw new CsiError(
-          error.code === "not-supported" ? "failed-precondition" : "internal",
-          error.message,
-          {
-            cause: error,
-          },
-        );
-      throw error;
+      throw toAttachError(error);
     }
   }
 
   async recover(volumeName: string): Promise<string | undefined> {
-    const identifier = this.#identifier(volumeName);
-    const orphan = listNbdDevices().find((device) => device.connected && device.identifier === identifier);
+    const orphan = listNbdDevices().find(
+      (device) => device.connected && exportNameOf(device.identifier) === volumeName,
+    );
     return orphan === undefined ? undefined : this.attach(volumeName);
   }
 
   async detach(volumeName: string): Promise<void> {
     const attachment = this.#attached.get(volumeName);
     if (attachment === undefined) return;
-    await attachment.detach();
+    try {
+      await attachment.detach();
+    } catch (error) {
+      throw toAttachError(error);
+    }
     this.#attached.delete(volumeName);
-    await this.client.plane.releaseExport(volumeName);
   }
 
   async refreshSize(volumeName: string): Promise<void> {
@@ -86,25 +78,46 @@ export class KernelAttacher implements DeviceAttacher {
     }
   }
 
-  #identifier(volumeName: string): string {
-    return `torus:${this.clusterId}/${volumeName}`;
+  async #attach(volumeName: string): Promise<string> {
+    const { plane, metadata, logger } = this.client;
+    const attachment = await attachVolume(
+      { plane, metadata, log: (level, message) => logger.log(level, message) },
+      { name: volumeName, method: "netlink", deadConnectionTimeoutS: DEAD_CONNECTION_TIMEOUT_S },
+    );
+    this.#attached.set(volumeName, attachment);
+    logger.log(
+      "info",
+      `${attachment.tookOver ? "Took over" : "Attached"} ${volumeName} as ${attachment.path}`,
+    );
+    void attachment.ended.then((failure) => this.#ended(volumeName, attachment, failure));
+    return attachment.path;
   }
 
-  async #hold(volumeName: string) {
+  async #ended(
+    volumeName: string,
+    attachment: VolumeAttachment,
+    failure: TorusError | undefined,
+  ): Promise<void> {
+    if (this.#attached.get(volumeName) !== attachment) return;
+    this.#attached.delete(volumeName);
+    if (failure === undefined) return;
     const { plane, logger } = this.client;
-    try {
-      return await plane.holdExport(volumeName, {
-        onResized: (sizeBytes) => {
-          this.#attached
-            .get(volumeName)
-            ?.resize(sizeBytes)
-            .catch((error: unknown) => logger.log("error", String(error)));
-        },
-        onFailed: (reason) => logger.log("error", reason),
-        onIdle: () => logger.log("warn", `The kernel let go of "${volumeName}"`),
-      });
-    } catch (error) {
-      throw error instanceof TorusError ? toCsiError(error) : error;
+    const say = (error: unknown) =>
+      logger.log("error", error instanceof Error ? error.message : String(error));
+    say(failure);
+    await plane.releaseExport(volumeName).catch(say);
+    for (let attempt = 0; attempt < RETAKE_ATTEMPTS_MAX; attempt++) {
+      // Detached, or attached by a call, meanwhile.
+      if (this.#attached.has(volumeName)) return;
+      if (!listNbdDevices().some((device) => device.path === attachment.path && device.connected)) return;
+      try {
+        await this.#attach(volumeName);
+        return;
+      } catch (error) {
+        say(error);
+      }
+      await Bun.sleep(RETAKE_AGAIN_MS);
     }
+    say(`Cannot take ${attachment.path} over again for volume "${volumeName}": given up`);
   }
 }

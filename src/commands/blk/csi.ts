@@ -21,7 +21,7 @@ const STATE_FOLDER_DEFAULT = "/var/lib/torus/csi";
 
 async function makeAttacher(client: Client, method: string, stateFolder: string): Promise<DeviceAttacher> {
   if (method === "fuse") return FuseAttacher.start(client, join(stateFolder, "fuse"));
-  return new KernelAttacher(client, (await client.metadata.settings.get()).clusterId);
+  return new KernelAttacher(client);
 }
 
 export const csiCommand = leaf({

@@ -5,6 +5,7 @@ import { attachCommand } from "./attach";
 import { detachCommand } from "./detach";
 import { blkListCommand } from "./list";
 import { nbdCommand } from "./nbd";
+import { flexCommand } from "./flex";
 import { nbdserveCommand } from "./nbdserve";
 
 export const blkCommand = group("blk", "Use volumes on this machine", {
@@ -13,6 +14,7 @@ export const blkCommand = group("blk", "Use volumes on this machine", {
   list: blkListCommand,
   nbd: nbdCommand,
   nbdserve: nbdserveCommand,
+  flex: flexCommand,
   aoe: aoeCommand,
   // Loaded when asked for: it brings an HTTP/2 server along.
   csi: () => import("./csi").then((module) => module.csiCommand),

@@ -20,6 +20,7 @@ const CALLED_AS: Readonly<Record<string, readonly string[]>> = {
   torusctl: ["ctl"],
   torusblk: ["blk"],
   ringtool: ["ringtool"],
+  "torus-flex": ["blk", "flex"],
 };
 
 /** The command line as `torus` would have got it, whatever name the executable was called by. */
