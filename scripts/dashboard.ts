@@ -201,7 +201,7 @@ const ROWS: readonly Row[] = [
 const STAT = { width: 4, height: 4 };
 const CHART = { width: 8, height: 8 };
 const GRID_COLUMNS = 24;
-const DATASOURCE = { type: "prometheus", uid: "${datasource}" };
+const DATASOURCE = { type: "prometheus", uid: "$datasource" };
 
 function layout(rows: readonly Row[]): unknown[] {
   const panels: unknown[] = [];

@@ -22,7 +22,7 @@ scene.test(
         bs: "4k",
         size: "128m",
         loops: 100,
-        runtime: 60,
+        runtime: 120,
         iodepth: 8,
         fsync: 32,
         verify: "crc32c",

@@ -6,20 +6,8 @@ import { collectDefaultMetrics, Registry } from "prom-client";
 import { systemClock } from "../../base/io";
 import { type DataPlaneStatus, LatencyHistogram, measureLoopLag } from "../data-plane";
 import { buildInfo } from "../executable";
-import { FAMILIES, type Family, HISTOGRAMS, type MetricsSource } from "./families";
+import { type ClusterFigures, FAMILIES, type Family, HISTOGRAMS, type MetricsSource } from "./families";
 import { asMetric, histogramValues } from "./metric";
-
-/** What the main thread knows beside the data path. */
-export interface ClusterFigures {
-  readonly version: string;
-  readonly commit: string;
-  readonly ready: boolean;
-  readonly ringVersion: number | undefined;
-  readonly replication: number | undefined;
-  /** Counts by state: live, down (in the ring and not live), spare (live and not in the ring). */
-  readonly peers: Readonly<Record<string, number>>;
-  readonly certificateExpiresMs: number | undefined;
-}
 
 /** The part that callers give; version and commit are this executable's. */
 export type ClusterInput = Omit<ClusterFigures, "version" | "commit">;

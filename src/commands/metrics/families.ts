@@ -3,7 +3,18 @@
  * (a client has no store, a daemon may have no NBD server) yields no value. Histograms are in exporter.ts.
  */
 import type { LatencyFamily, DataPlaneStatus } from "../data-plane";
-import type { ClusterFigures } from "./exporter";
+
+/** What the main thread knows beside the data path. */
+export interface ClusterFigures {
+  readonly version: string;
+  readonly commit: string;
+  readonly ready: boolean;
+  readonly ringVersion: number | undefined;
+  readonly replication: number | undefined;
+  /** Counts by state: live, down (in the ring and not live), spare (live and not in the ring). */
+  readonly peers: Readonly<Record<string, number>>;
+  readonly certificateExpiresMs: number | undefined;
+}
 
 export interface MetricsSource {
   readonly plane: DataPlaneStatus;
