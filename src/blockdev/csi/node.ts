@@ -68,7 +68,15 @@ export class NodeService {
   async recover(): Promise<void> {
     const { attacher, onEvent } = this.#options;
     for (const record of this.#records.all()) {
-      const device = await attacher.recover(record.volumeName);
+      let device: string | undefined;
+      try {
+        device = await attacher.recover(record.volumeName);
+      } catch (error) {
+        if (!(error instanceof CsiError)) throw error;
+        // Its device waits, or fails when the kernel has waited enough; the others are to be served.
+        onEvent("warn", error.message);
+        continue;
+      }
       if (device === undefined) {
         onEvent("info", `Volume "${record.volumeName}" is not attached any more`);
         this.#records.remove(record.volumeName);
