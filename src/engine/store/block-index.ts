@@ -40,29 +40,32 @@ export interface Log {
   rowCount: number;
 }
 
+/** Words of a row's key: index low and high, log number (0: no row), next row of its hash chain or of the free list. */
+const KEY_WORDS = 4;
+const KEY_LOG = 2;
+const KEY_NEXT = 3;
+const TWO_32 = 2 ** 32;
+
 class Chunk {
-  readonly log: Uint32Array;
-  readonly index: Float64Array;
+  /** What a lookup reads of a row lies side by side, in one line of the CPU's cache. */
+  readonly key: Uint32Array;
   readonly unit: Uint32Array;
   readonly lengthBytes: Uint32Array;
   readonly headerCrc: Uint32Array;
   readonly segment: Uint16Array;
   readonly pins: Uint16Array;
   readonly flags: Uint8Array;
-  readonly chainNext: Uint32Array;
   readonly logNext: Uint32Array;
   readonly logPrevious: Uint32Array;
 
   constructor(rowCount: number) {
-    this.log = new Uint32Array(rowCount);
-    this.index = new Float64Array(rowCount);
+    this.key = new Uint32Array(KEY_WORDS * rowCount);
     this.unit = new Uint32Array(rowCount);
     this.lengthBytes = new Uint32Array(rowCount);
     this.headerCrc = new Uint32Array(rowCount);
     this.segment = new Uint16Array(rowCount);
     this.pins = new Uint16Array(rowCount);
     this.flags = new Uint8Array(rowCount);
-    this.chainNext = new Uint32Array(rowCount);
     this.logNext = new Uint32Array(rowCount);
     this.logPrevious = new Uint32Array(rowCount);
   }
@@ -123,11 +126,11 @@ export class BlockIndex {
   }
 
   isRow(slot: number): boolean {
-    return this.#chunk(slot).log[slot & this.#mask] !== 0;
+    return this.#chunk(slot).key[KEY_WORDS * (slot & this.#mask) + KEY_LOG] !== 0;
   }
 
   indexOf(slot: number): number {
-    return this.#chunk(slot).index[slot & this.#mask] as number;
+    return indexAt(this.#chunk(slot).key, KEY_WORDS * (slot & this.#mask));
   }
 
   unitOf(slot: number): number {
@@ -168,7 +171,8 @@ export class BlockIndex {
   }
 
   logOf(slot: number): Log {
-    return this.#logs[this.#chunk(slot).log[slot & this.#mask] as number] as Log;
+    const { key } = this.#chunk(slot);
+    return this.#logs[key[KEY_WORDS * (slot & this.#mask) + KEY_LOG] as number] as Log;
   }
 
   refOf(slot: number): BlockRef {
@@ -180,12 +184,14 @@ export class BlockIndex {
   find(ref: BlockRef): number {
     const log = this.#findLog(ref);
     if (log === undefined) return NO_SLOT;
+    const low = ref.index >>> 0;
+    const high = Math.floor(ref.index / TWO_32);
     let slot = this.#bucketHead(this.#bucketOf(log.id, ref.index));
     while (slot !== NO_SLOT) {
-      const chunk = this.#chunk(slot);
-      const row = slot & this.#mask;
-      if (chunk.index[row] === ref.index && chunk.log[row] === log.id) return slot;
-      slot = chunk.chainNext[row] as number;
+      const { key } = this.#chunk(slot);
+      const at = KEY_WORDS * (slot & this.#mask);
+      if (key[at] === low && key[at + 1] === high && key[at + KEY_LOG] === log.id) return slot;
+      slot = key[at + KEY_NEXT] as number;
     }
     return NO_SLOT;
   }
@@ -194,18 +200,13 @@ export class BlockIndex {
   findAt(ref: BlockRef, segment: number, unit: number): number {
     const log = this.#findLog(ref);
     if (log === undefined) return NO_SLOT;
-    let slot = this.#bucketHead(this.#bucketOf(log.id, ref.index));
+    let slot = this.find(ref);
     while (slot !== NO_SLOT) {
       const chunk = this.#chunk(slot);
       const row = slot & this.#mask;
-      if (
-        chunk.index[row] === ref.index &&
-        chunk.log[row] === log.id &&
-        chunk.unit[row] === unit &&
-        chunk.segment[row] === segment
-      )
-        return slot;
-      slot = chunk.chainNext[row] as number;
+      const isSameBlock = indexAt(chunk.key, KEY_WORDS * row) === ref.index && this.logOf(slot) === log;
+      if (isSameBlock && chunk.unit[row] === unit && chunk.segment[row] === segment) return slot;
+      slot = chunk.key[KEY_WORDS * row + KEY_NEXT] as number;
     }
     return NO_SLOT;
   }
@@ -223,8 +224,9 @@ export class BlockIndex {
     const slot = this.#takeSlot();
     const chunk = this.#chunk(slot);
     const row = slot & this.#mask;
-    chunk.log[row] = log.id;
-    chunk.index[row] = ref.index;
+    chunk.key[KEY_WORDS * row] = ref.index >>> 0;
+    chunk.key[KEY_WORDS * row + 1] = Math.floor(ref.index / TWO_32);
+    chunk.key[KEY_WORDS * row + KEY_LOG] = log.id;
     chunk.unit[row] = unit;
     chunk.segment[row] = segment;
     chunk.lengthBytes[row] = lengthBytes;
@@ -243,7 +245,7 @@ export class BlockIndex {
     if ((flags & RowFlag.linked) === 0) assert(false, `row ${slot} is not linked`);
     chunk.flags[row] = flags & ~RowFlag.linked;
     const log = this.logOf(slot);
-    this.#unchain(slot, this.#bucketOf(log.id, chunk.index[row] as number));
+    this.#unchain(slot, this.#bucketOf(log.id, this.indexOf(slot)));
     const next = chunk.logNext[row] as number;
     const previous = chunk.logPrevious[row] as number;
     if (next !== NO_SLOT) this.#chunk(next).logPrevious[next & this.#mask] = previous;
@@ -261,9 +263,9 @@ export class BlockIndex {
     const log = this.logOf(slot);
     log.rowCount -= 1;
     if (log.rowCount === 0) this.#removeLog(log);
-    chunk.log[row] = 0;
+    chunk.key[KEY_WORDS * row + KEY_LOG] = 0;
+    chunk.key[KEY_WORDS * row + KEY_NEXT] = this.#freeSlot;
     chunk.flags[row] = 0;
-    chunk.chainNext[row] = this.#freeSlot;
     this.#freeSlot = slot;
   }
 
@@ -272,10 +274,10 @@ export class BlockIndex {
     let at = slot;
     while (at < end) {
       const chunk = this.#chunk(at);
-      const { segment: segments, log } = chunk;
+      const { segment: segments, key } = chunk;
       const stop = Math.min(this.#mask + 1, (at & this.#mask) + end - at);
       for (let row = at & this.#mask; row < stop; row += 1, at += 1)
-        if (segments[row] === segment && log[row] !== 0) return at;
+        if (segments[row] === segment && key[KEY_WORDS * row + KEY_LOG] !== 0) return at;
     }
     return end;
   }
@@ -287,7 +289,7 @@ export class BlockIndex {
     let other = this.#bucketHead(this.#bucketOf(log.id, index));
     while (other !== NO_SLOT) {
       if (other !== slot && this.indexOf(other) === index && this.logOf(other) === log) return other;
-      other = this.#chunk(other).chainNext[other & this.#mask] as number;
+      other = this.#nextInChain(other);
     }
     return NO_SLOT;
   }
@@ -320,7 +322,7 @@ export class BlockIndex {
   #takeSlot(): number {
     const free = this.#freeSlot;
     if (free !== NO_SLOT) {
-      this.#freeSlot = this.#chunk(free).chainNext[free & this.#mask] as number;
+      this.#freeSlot = this.#nextInChain(free);
       return free;
     }
     const slot = this.#slotEnd;
@@ -381,21 +383,20 @@ export class BlockIndex {
     log.rowCount += 1;
     this.#linkedCount += 1;
     if (this.#linkedCount > this.#roundBuckets + this.#splitBucket) this.#split();
-    const bucket = this.#bucketOf(log.id, chunk.index[row] as number);
-    chunk.chainNext[row] = this.#bucketHead(bucket);
+    const bucket = this.#bucketOf(log.id, this.indexOf(slot));
+    chunk.key[KEY_WORDS * row + KEY_NEXT] = this.#bucketHead(bucket);
     this.#setBucketHead(bucket, slot);
   }
 
   #unchain(slot: number, bucket: number): void {
-    const after = this.#chunk(slot).chainNext[slot & this.#mask] as number;
+    const after = this.#nextInChain(slot);
     let walk = this.#bucketHead(bucket);
     if (walk === slot) return this.#setBucketHead(bucket, after);
     for (;;) {
       if (walk === NO_SLOT) assert(false, `row ${slot} is missing from its hash chain`);
-      const chunk = this.#chunk(walk);
-      const next = chunk.chainNext[walk & this.#mask] as number;
+      const next = this.#nextInChain(walk);
       if (next === slot) {
-        chunk.chainNext[walk & this.#mask] = after;
+        this.#chunk(walk).key[KEY_WORDS * (walk & this.#mask) + KEY_NEXT] = after;
         return;
       }
       walk = next;
@@ -406,6 +407,10 @@ export class BlockIndex {
     const hash = hashOf(logId, index);
     const bucket = hash & (this.#roundBuckets - 1);
     return bucket < this.#splitBucket ? (hash & (2 * this.#roundBuckets - 1)) >>> 0 : bucket >>> 0;
+  }
+
+  #nextInChain(slot: number): number {
+    return this.#chunk(slot).key[KEY_WORDS * (slot & this.#mask) + KEY_NEXT] as number;
   }
 
   #bucketHead(bucket: number): number {
@@ -429,19 +434,23 @@ export class BlockIndex {
       this.#splitBucket = 0;
     }
     while (slot !== NO_SLOT) {
-      const chunk = this.#chunk(slot);
-      const row = slot & this.#mask;
-      const next = chunk.chainNext[row] as number;
-      const target = this.#bucketOf(chunk.log[row] as number, chunk.index[row] as number);
-      chunk.chainNext[row] = this.#bucketHead(target);
+      const { key } = this.#chunk(slot);
+      const at = KEY_WORDS * (slot & this.#mask);
+      const next = key[at + KEY_NEXT] as number;
+      const target = this.#bucketOf(key[at + KEY_LOG] as number, indexAt(key, at));
+      key[at + KEY_NEXT] = this.#bucketHead(target);
       this.#setBucketHead(target, slot);
       slot = next;
     }
   }
 }
 
+function indexAt(key: Uint32Array, at: number): number {
+  return (key[at + 1] as number) * TWO_32 + (key[at] as number);
+}
+
 function hashOf(logId: number, index: number): number {
-  const high = (index / 2 ** 32) | 0;
+  const high = (index / TWO_32) | 0;
   let hash = Math.imul(
     (index >>> 0) ^ Math.imul(logId + Math.imul(high, 0x85ebca6b), 0x27d4eb2f),
     0x9e3779b1,

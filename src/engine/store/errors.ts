@@ -2,20 +2,16 @@
 import { TorusError, type TorusErrorOptions } from "../../base";
 
 export type StoreErrorCode =
-  /** Another process has the data directory or disk open. */
-  | "in-use"
   | "wrong-cluster"
   | "wrong-peer"
   /** What was durable is missing or unreadable: acknowledged blocks or fences may be lost. */
   | "damaged"
   /** The size asked for cannot hold a store, or not what the store already holds. */
   | "bad-size"
-  /** The disk holds something that is not ours. */
+  /** The disk's sectors are not what the store was made for. */
   | "foreign-disk"
-  /** A read, write or sync failed. */
-  | "io-failed"
-  /** The store stopped after a failed write or sync, or was closed. */
-  | "unavailable";
+  /** A read, write or sync failed while opening. */
+  | "io-failed";
 
 export class StoreError extends TorusError<StoreErrorCode> {
   constructor(code: StoreErrorCode, message: string, options: TorusErrorOptions = {}) {

@@ -40,7 +40,6 @@
  *   |        |       | that hold five (start u32, count u32) pairs each                                        |
  */
 import { assert, type ClusterId, heapBuffer, type NativeBuffer, type PeerId } from "../../base";
-import { HEADER_BYTES_MAX } from "../block";
 import { StoreError } from "./errors";
 
 export const SEGMENT_BYTES_DEFAULT = 1024 ** 3;
@@ -116,11 +115,6 @@ export function segmentPlan(sizeBytes: number, segmentBytes: number): number[] {
       { exitCode: 2 },
     );
   return plan;
-}
-
-/** Length of the longest sealed block, in units. */
-export function blockUnitsMax(blockSizeBytes: number, unitBytes: number): number {
-  return Math.ceil((HEADER_BYTES_MAX + blockSizeBytes) / unitBytes);
 }
 
 export function uuidBytes(uuid: string): Uint8Array {

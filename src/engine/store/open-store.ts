@@ -86,7 +86,7 @@ export function readStoreIdentity(disk: Disk, allocate: AllocateBuffer): StoreId
   return { clusterId, peerId, incarnation: state.incarnation, bootCount: state.bootCount };
 }
 
-/** Throws StoreError: in-use, wrong-cluster, wrong-peer, bad-size, damaged, io-failed. */
+/** Throws StoreError, and DiskError (disk-in-use, disk-full, disk-foreign) as the disk does. */
 export async function openSegmentStore(options: OpenStoreOptions): Promise<SegmentStore> {
   options.disk.lock();
   try {

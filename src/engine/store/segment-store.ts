@@ -48,7 +48,7 @@ import type { StateLog } from "./state-log";
 import type { BlockStore, StoreStatistics } from "./store";
 
 /** Rows looked at by one `list` call, so that a filtered listing never holds the loop for long. */
-const LIST_ROWS_MAX = 262_144;
+const LIST_ROWS_MAX = 65_536;
 /** Segments tried for one put before it is refused. */
 const ACTIVATIONS_MAX = 4;
 /** Part of the space that only INode blocks may take: without it a full volume could not even record a trim. */
