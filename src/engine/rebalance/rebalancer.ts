@@ -32,6 +32,9 @@ export interface RebalanceOptions {
 const SWEEP_MS = 60_000;
 const RETRY_MS_MIN = 2_000;
 const RETRY_MS_MAX = 60_000;
+/** However often it is tried again: looking takes at most this share of the time, beyond RETRY_MS_QUICK. */
+const RETRY_SHARE = 0.05;
+const RETRY_MS_QUICK = 5_000;
 const BATCH_BLOCKS = 128;
 /** Passes without any headway by those whose turn it is, after which this peer sends itself. */
 const PATIENCE_PASSES = 2;
@@ -164,6 +167,7 @@ export class Rebalancer {
 
   private async pass(signal: AbortSignal): Promise<number> {
     const { desired } = this;
+    const startedMs = this.ports.clock.nowMs();
     const openBefore = this.knowledge.openPeers;
     const selector = new BlockSelector(
       this.ports.local.identity.peerId,
@@ -181,7 +185,7 @@ export class Rebalancer {
       for (const peer of outcome.openPeers) this.knowledge.markOpen(peer);
       this.settled = desired;
     }
-    return this.waitAfter(outcome);
+    return this.waitAfter(outcome, this.ports.clock.nowMs() - startedMs);
   }
 
   /** Counts what is to be looked at, so that progress has an end to be measured by. */
@@ -266,7 +270,7 @@ export class Rebalancer {
     return this.access.cluster.view.ring.version === desired.ring.spec.version;
   }
 
-  private waitAfter(outcome: BatchOutcome): number {
+  private waitAfter(outcome: BatchOutcome, tookMs: number): number {
     const { sweepMs = SWEEP_MS } = this.options;
     this.blocksWaiting = outcome.waiting;
     // Another's turn that never comes must not keep a block from its place for ever.
@@ -281,6 +285,7 @@ export class Rebalancer {
       // What was dropped just now is counted by another walk at once: a drained peer says soon that it is empty.
       return outcome.dropped > 0 ? 0 : sweepMs;
     }
-    return Math.min(sweepMs, RETRY_MS_MAX, RETRY_MS_MIN * 2 ** this.retries++);
+    const retryMsMax = Math.min(RETRY_MS_MAX, Math.max(RETRY_MS_QUICK, tookMs / RETRY_SHARE));
+    return Math.min(sweepMs, retryMsMax, RETRY_MS_MIN * 2 ** this.retries++);
   }
 }

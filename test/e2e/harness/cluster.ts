@@ -317,8 +317,11 @@ export class Cluster {
     await this.etcd?.kill();
   }
 
-  /** Adds one more daemon, not yet started. */
-  async addDaemon(index: number): Promise<Daemon> {
+  /** Adds one more daemon, not yet started; by default it joins the ring by itself. */
+  async addDaemon(
+    index: number,
+    own: { readonly join?: boolean; readonly flags?: readonly string[] } = {},
+  ): Promise<Daemon> {
     const name = `${this.options.name === undefined ? "" : `${this.options.name}-`}daemon-${index + 1}`;
     const [adminPort, peerPort] = [await freePort(), await freePort()];
     const dataFolder = this.scene.path(`${name}-data`);
@@ -327,9 +330,11 @@ export class Cluster {
       ...["--size", this.options.size ?? "2GiB"],
       ...["--peer-address", `${this.options.scheme ?? "adp"}://127.0.0.1:${peerPort}`],
       ...["--host", "127.0.0.1", "--port", String(adminPort)],
-      ...(this.etcd === undefined ? [] : ["--meta", this.etcd.metaUrl, "--auto-join"]),
+      ...(this.etcd === undefined ? [] : ["--meta", this.etcd.metaUrl]),
+      ...(this.etcd === undefined || own.join === false ? [] : ["--auto-join"]),
       ...(this.tls === undefined ? [] : certificateFlags(this.tls.daemon)),
       ...(this.options.daemonFlags ?? []),
+      ...(own.flags ?? []),
     ]);
     this.daemons.push(daemon);
     return daemon;

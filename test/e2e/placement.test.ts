@@ -1,0 +1,239 @@
+/**
+ * A cluster that changes under a verifying load: it grows from three peers to five, one is drained, one is lost for
+ * good, replication goes from two to three and back. Clients see no error, every byte stays what it was, and in the
+ * end the peers themselves say that every block lies exactly where the ring wants it.
+ */
+import { expect } from "bun:test";
+import { Cluster, fioCommand, type NbdServer, nbdsh, openScene, waitFor } from "./harness";
+
+const scene = openScene("placement");
+const MEBIBYTE = 1024 * 1024;
+const ZONES = ["a", "b", "c", "a", "b"];
+/** Held from the start; changes of the ring move it. Enough blocks that their numbers are close to their shares. */
+const STILL_MEBIBYTES = 384;
+const LOAD_MEBIBYTES = 48;
+const SETTLE_MS_MAX = 240_000;
+/** A look starts a process. */
+const LOOK_MS = 1_000;
+/** What the issue allows above the least that was announced. */
+const MOVED_SHARE_MAX = 1.1;
+
+interface RebalanceStatus {
+  readonly settled: boolean;
+  readonly bytesLeft: number;
+  readonly blocksWaiting: number;
+  readonly peers: readonly {
+    readonly peerId: string;
+    readonly address: string;
+    readonly state: string;
+    readonly bytesMoved: number | null;
+    readonly isSafeToRemove: boolean;
+  }[];
+}
+
+interface RingCheck {
+  readonly blocks: number;
+  readonly copies: number;
+  readonly replication: number;
+  readonly missing: readonly unknown[];
+  readonly surplus: readonly unknown[];
+  readonly damaged: readonly unknown[];
+  readonly unasked: readonly unknown[];
+  readonly converged: boolean;
+}
+
+interface Plan {
+  readonly bytesMoved: number;
+  readonly bytesMovedLeast: number;
+}
+
+interface HeldBlock {
+  readonly peerId: string;
+  readonly block: string;
+}
+
+let cluster: Cluster;
+let server: NbdServer;
+const peerIds: string[] = [];
+
+/** Shown with the test's outcome: what was moved, how long it took. */
+const note = (figure: string) => console.log(figure);
+
+async function startDaemon(index: number, join: boolean): Promise<void> {
+  const before = new Set((await cluster.peers()).map((peer) => peer.peerId));
+  const zone = ZONES[index] as string;
+  await (await cluster.addDaemon(index, { join, flags: ["--zone", zone] })).start();
+  const added = (await cluster.peers()).find((peer) => !before.has(peer.peerId));
+  if (added === undefined) throw new Error(`daemon ${index} did not register`);
+  peerIds[index] = added.peerId;
+}
+
+const rebalance = () => cluster.ctlJson<RebalanceStatus>("rebalance", "status");
+
+/** Bytes sent by the peers of this moment's list since each started. */
+async function movedBytes(): Promise<number> {
+  const { peers } = await rebalance();
+  return peers.reduce((sum, peer) => sum + (peer.bytesMoved ?? 0), 0);
+}
+
+async function check(): Promise<RingCheck> {
+  const { stdout, stderr } = await cluster.attempt(["ctl", "ring", "check", "--json", ...cluster.metaFlags]);
+  if (stdout === "") throw new Error(stderr);
+  return JSON.parse(stdout) as RingCheck;
+}
+
+/** Waits until all peers are done, and the peers' own lists say the same. */
+async function settle(what: string): Promise<RingCheck> {
+  const startMs = performance.now();
+  let last: RingCheck | undefined;
+  let status: RebalanceStatus | undefined;
+  await waitFor(
+    `${what} to settle`,
+    async () => {
+      await Bun.sleep(LOOK_MS);
+      status = await rebalance();
+      if (!status.settled) throw new Error(JSON.stringify(status.peers));
+      last = await check();
+      if (!last.converged) throw new Error(JSON.stringify(last).slice(0, 2_000));
+      return true;
+    },
+    SETTLE_MS_MAX,
+  );
+  note(`${what}: settled in ${((performance.now() - startMs) / 1000).toFixed(1)} s`);
+  return last as RingCheck;
+}
+
+/** Changes the ring as planned, waits until it settled, and holds what was moved against the plan. */
+async function changeAsPlanned(
+  what: string,
+  plan: readonly string[],
+  change: readonly string[],
+): Promise<void> {
+  const planned = await cluster.ctlJson<Plan>("ring", "plan", "--exact", ...plan);
+  const before = await movedBytes();
+  await cluster.ctl(...change);
+  const found = await settle(what);
+  const moved = (await movedBytes()) - before;
+  note(
+    `${what}: moved ${(moved / MEBIBYTE).toFixed(1)} MiB, planned ${(planned.bytesMoved / MEBIBYTE).toFixed(1)}, least ${(planned.bytesMovedLeast / MEBIBYTE).toFixed(1)}; ${found.blocks} blocks, ${found.copies} copies`,
+  );
+  // What the load writes meanwhile is placed by the new ring at once, or moved with the rest.
+  const slackBytes = 2 * LOAD_MEBIBYTES * MEBIBYTE;
+  expect(moved).toBeLessThanOrEqual(planned.bytesMovedLeast * MOVED_SHARE_MAX + slackBytes);
+}
+
+const pattern = (block: number) => `bytes([${block} * 37 % 251 + 1]) * ${MEBIBYTE}`;
+const FILL = `
+for i in range(${STILL_MEBIBYTES}):
+    h.pwrite(${pattern(0).replace("0 *", "i *")}, i * ${MEBIBYTE})
+h.flush()
+print("filled")
+`;
+const VERIFY = `
+for i in range(${STILL_MEBIBYTES}):
+    assert h.pread(${MEBIBYTE}, i * ${MEBIBYTE}) == ${pattern(0).replace("0 *", "i *")}, i
+print("verified")
+`;
+
+scene.test(
+  "a ring that grows, shrinks, loses a peer and changes its replication under load moves the least and loses nothing",
+  async () => {
+    cluster = await Cluster.withEtcd(scene, {
+      peerCount: 0,
+      size: "3GiB",
+      daemonFlags: ["--rebalance-rate", "400MiB"],
+    });
+    for (const index of [0, 1, 2]) await startDaemon(index, true);
+    await cluster.ctl("ring", "set-replication", "2");
+    await cluster.createVolume("still", `${STILL_MEBIBYTES}MiB`);
+    await cluster.createVolume("busy", `${LOAD_MEBIBYTES}MiB`);
+    server = await cluster.serve("blk", ["still", "busy"]);
+    expect(await nbdsh(scene, server.uri("still"), FILL)).toContain("filled");
+
+    const load = await scene.start(
+      "fio",
+      fioCommand(server.uri("busy"), "load", {
+        ...{ rw: "randwrite", bs: "4k", size: `${LOAD_MEBIBYTES}m`, iodepth: 4, fsync: 32, rate: "1m" },
+        ...{ verify: "crc32c", verify_fatal: 1, time_based: 1, runtime: 3600, verify_backlog: 256 },
+      }),
+    );
+    const underLoad = () => {
+      if (!load.running) throw new Error(`the load ended: ${load.output()}`);
+    };
+
+    await startDaemon(3, false);
+    await startDaemon(4, false);
+    const added = [peerIds[3], peerIds[4]] as [string, string];
+    await changeAsPlanned("3 to 5 peers", ["--add", added.join(",")], ["peer", "add", ...added]);
+    underLoad();
+
+    const drained = peerIds[1] as string;
+    await changeAsPlanned("drain", ["--drain", drained], ["peer", "drain", drained]);
+    underLoad();
+    await waitFor("the drained peer to be called safe to remove", async () => {
+      const status = await rebalance();
+      return status.peers.find((peer) => peer.peerId === drained)?.isSafeToRemove === true;
+    });
+    const held = await cluster.ctlJson<HeldBlock[]>("peer", "blocks", drained);
+    expect(held).toEqual([]);
+    expect(await cluster.ctl("status")).toContain("safe to remove");
+    expect((await cluster.peers()).find((peer) => peer.peerId === drained)?.member).toBe("drained");
+    await cluster.ctl("peer", "remove", drained);
+    expect(await cluster.daemons[1]!.stop()).toBe(0);
+    underLoad();
+
+    await cluster.daemons[2]!.kill();
+    const lost = peerIds[2] as string;
+    await waitFor("the lost peer to be seen as down", async () => {
+      return (await cluster.peers()).find((peer) => peer.peerId === lost)?.member === "DOWN";
+    });
+    await changeAsPlanned("a peer lost", ["--remove", lost], ["peer", "remove", "--force", lost]);
+    underLoad();
+
+    await changeAsPlanned("2 to 3 copies", ["--replication", "3"], ["ring", "set-replication", "3"]);
+    await changeAsPlanned("3 to 2 copies", ["--replication", "2"], ["ring", "set-replication", "2"]);
+    underLoad();
+
+    expect(await nbdsh(scene, server.uri("still"), VERIFY)).toContain("verified");
+    expect(load.output()).not.toMatch(/verify:|error/i);
+    await load.end("SIGINT");
+    expect(load.output()).not.toMatch(/verify:|err= *[1-9]/i);
+    // Read back by a process that has nothing in memory.
+    expect(await server.stop()).toBe(0);
+    expect(server.output()).not.toMatch(/ error /);
+    await server.start();
+    expect(await nbdsh(scene, server.uri("still"), VERIFY)).toContain("verified");
+
+    const last = await settle("the end");
+    expect(last.copies).toBe(2 * last.blocks);
+    // The same by counting what each peer lists, and zones by what they are called.
+    const zoneOf = new Map(peerIds.map((peerId, index) => [peerId, ZONES[index] as string]));
+    const holders = new Map<string, string[]>();
+    for (const { peerId, block } of await cluster.ctlJson<HeldBlock[]>("peer", "blocks"))
+      holders.set(block, [...(holders.get(block) ?? []), peerId]);
+    expect(holders.size).toBeGreaterThan(STILL_MEBIBYTES);
+    for (const [block, peers] of holders) {
+      expect({ block, count: peers.length }).toEqual({ block, count: 2 });
+      expect(new Set(peers.map((peer) => zoneOf.get(peer))).size).toBe(2);
+    }
+  },
+  1_200_000,
+);
+
+scene.test(
+  "the space of a deleted volume comes back within a minute",
+  async () => {
+    expect(await server.stop()).toBe(0);
+    const usedBefore = await cluster.usedBytes();
+    expect(usedBefore).toBeGreaterThan(2 * STILL_MEBIBYTES * MEBIBYTE);
+    await cluster.ctl("volume", "delete", "still");
+    const startMs = performance.now();
+    await waitFor(
+      "the space to come back",
+      async () => (await cluster.usedBytes()) < 4 * LOAD_MEBIBYTES * MEBIBYTE,
+      60_000,
+    );
+    note(`space of a deleted volume back in ${((performance.now() - startMs) / 1000).toFixed(1)} s`);
+  },
+  180_000,
+);
