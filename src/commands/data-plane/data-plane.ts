@@ -37,7 +37,8 @@ import type {
   UpkeepConfig,
 } from "./worker-api";
 
-const START_TIMEOUT_MS = 20_000;
+/** A thread loads the whole program first: seconds on a busy or emulated machine. */
+const START_TIMEOUT_MS = 90_000;
 /** Reading back a large store, reserving its space. */
 const STORAGE_TIMEOUT_MS = 600_000;
 /** Opening volumes waits for locks and peers. */

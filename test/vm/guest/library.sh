@@ -37,3 +37,31 @@ check_file_system() {
     xfs) xfs_repair -n "$DEVICE" ;;
   esac >/tmp/fsck 2>&1 || { cat /tmp/fsck; return 1; }
 }
+
+# The executable with its own daemon, as a newcomer starts it; the store and the metadata lie on the machine's second disk.
+TORUS=/tmp/torus
+start_daemon() {
+  if [ ! -e $TORUS ]; then cp /mnt/torus $TORUS; fi
+  export TORUS_CONFIG_DIR=/tmp/config
+  cd /data
+  $TORUS daemon --size 3GiB >>/tmp/daemon.log 2>&1 &
+  DAEMON=$!
+  for _ in $(seq 600); do if grep -q "Ready:" /tmp/daemon.log; then return 0; fi; sleep 0.1; done
+  cat /tmp/daemon.log
+  return 1
+}
+
+# served LOG: waits for the line that says which device, sets DEVICE and NAME
+served() {
+  for _ in $(seq 1200); do if grep -qE "(Attached|Took over) .* as /dev/nbd" "$1"; then break; fi; sleep 0.1; done
+  cat "$1"
+  DEVICE=$(grep -oE "as /dev/nbd[0-9]+" "$1" | tail -1 | cut -d' ' -f2)
+  test -n "$DEVICE"
+  NAME=${DEVICE#/dev/}
+}
+
+used_bytes() { $TORUS ctl list-peers --json | tr ',' '\n' | grep '"usedBytes"' | grep -o '[0-9]*'; }
+
+no_kernel_errors() {
+  if dmesg | grep -iE "I/O error|ext4-fs error|ext4-fs.*warning|xfs.*corrupt|xfs.*shut"; then return 1; fi
+}

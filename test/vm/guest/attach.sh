@@ -1,0 +1,78 @@
+# disk: 6G
+# A newcomer's daemon and one line for a mounted disk, with the executable: netlink and ioctl, ext4 and xfs; made, filled,
+# checked, remounted; trimmed space comes back to the store; the volume grows while mounted; a snapshot is mounted too.
+mkfs.ext4 -q /dev/vdb
+mkdir -p /data /srv/disk
+mount /dev/vdb /data
+modprobe nbd nbds_max=4
+start_daemon
+for method in netlink ioctl; do
+  for type in ext4 xfs; do
+    echo "== $method $type"
+    volume=$method-$type
+    $TORUS blk attach $volume --create 400MiB --mkfs $type --mount /srv/disk --method $method >/tmp/attach.log 2>&1 &
+    PID=$!
+    served /tmp/attach.log
+    test "$(blockdev --getsize64 "$DEVICE")" = $SIZE_BYTES
+    test "$(stat -f -c %T /srv/disk)" != tmpfs
+    queue=/sys/block/$NAME/queue
+    test "$(cat $queue/logical_block_size)" = 4096
+    test "$(cat $queue/discard_max_bytes)" -gt 0
+    # By netlink nothing is answered before it is durable: no cache. By ioctl flushes are what makes it so.
+    if [ $method = netlink ]; then cache="write through"; else cache="write back"; fi
+    test "$(cat $queue/write_cache)" = "$cache"
+    $TORUS blk list
+    test "$($TORUS blk list --csv | grep -c "^$DEVICE,$volume,$SIZE_BYTES,false,$PID,true,/srv/disk")" = 1
+    dd if=/dev/urandom of=/srv/disk/f bs=1M count=24 status=none
+    before=$(checksum /srv/disk/f)
+    sync
+    full=$(used_bytes)
+    # SIGTERM unmounts what the command mounted, flushes and detaches.
+    kill -TERM $PID
+    wait $PID
+    if mountpoint -q /srv/disk || [ -e /sys/block/$NAME/pid ]; then exit 1; fi
+    $TORUS blk attach $volume --method $method --device /dev/nbd2 --background
+    DEVICE=/dev/nbd2
+    check_file_system $type
+    mount /dev/nbd2 /srv/disk
+    test "$(checksum /srv/disk/f)" = "$before"
+    # Mounted by others: not torn away.
+    if $TORUS blk detach $volume 2>/tmp/refused; then exit 1; fi
+    grep -q "it is mounted at /srv/disk; unmount it first" /tmp/refused
+    rm /srv/disk/f
+    sync
+    fstrim /srv/disk
+    umount /srv/disk
+    $TORUS blk detach $volume
+    test ! -e /sys/block/nbd2/pid
+    $TORUS ctl gc run >/dev/null
+    for _ in $(seq 60); do if [ "$(used_bytes)" -lt $((full - 16 * 1024 * 1024)) ]; then break; fi; sleep 1; done
+    test "$(used_bytes)" -lt $((full - 16 * 1024 * 1024))
+    echo "$method $type: checksum, fsck, trim ($full -> $(used_bytes) bytes) are right"
+  done
+done
+
+echo "== resize and snapshot"
+$TORUS blk attach netlink-ext4 --mount /srv/disk --background
+DEVICE=$(findmnt -n -o SOURCE /srv/disk)
+echo old >/srv/disk/version
+sync
+$TORUS ctl block snapshot create netlink-ext4@one
+echo new >/srv/disk/version
+sync
+$TORUS ctl volume resize netlink-ext4 600MiB
+for _ in $(seq 100); do if [ "$(blockdev --getsize64 "$DEVICE")" = $((600 * 1024 * 1024)) ]; then break; fi; sleep 0.1; done
+test "$(blockdev --getsize64 "$DEVICE")" = $((600 * 1024 * 1024))
+resize2fs "$DEVICE" >/dev/null 2>&1
+test "$(df -B1M --output=size /srv/disk | tail -1)" -gt 500
+mkdir -p /srv/one
+$TORUS blk attach netlink-ext4 --snapshot one --mount /srv/one --background
+test "$(cat /srv/one/version)" = old
+test "$(cat /srv/disk/version)" = new
+if touch /srv/one/x 2>/dev/null; then exit 1; fi
+$TORUS blk detach netlink-ext4@one
+$TORUS blk detach netlink-ext4
+test -z "$($TORUS blk list --csv | tail -n +2)"
+no_kernel_errors
+kill -TERM $DAEMON
+wait $DAEMON
