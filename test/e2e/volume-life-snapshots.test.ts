@@ -10,7 +10,6 @@ import {
   fioCommand,
   mount,
   mountObstacle,
-  nbdcopy,
   nbdsh,
   openScene,
   qemuIo,
@@ -56,8 +55,12 @@ describe("snapshots under load", () => {
       let last = 0;
       for (const [index, { before, after }] of moments.entries()) {
         const file = scene.path("snapshot.img");
-        await nbdcopy(scene, server.uri(`disk@s${index}`), file);
-        const found = checkStamps(readFileSync(file).subarray(0, STAMP_PAGES * 4096), STAMP_PAGES, before);
+        await nbdsh(
+          scene,
+          server.uri(`disk@s${index}`),
+          `open("${file}", "wb").write(b"".join(h.pread(${MEBIBYTE}, i * ${MEBIBYTE}) for i in range(8)))`,
+        );
+        const found = checkStamps(readFileSync(file), STAMP_PAGES, before);
         expect(found).toBeGreaterThanOrEqual(last);
         // Writes behind the newest flush may be in it, those after its answer were made may not.
         if (index + 1 < moments.length) expect(found).toBeLessThanOrEqual(moments[index + 1]!.after + 3);
@@ -68,7 +71,7 @@ describe("snapshots under load", () => {
       expect(snapshots.length).toBe(SNAPSHOT_COUNT);
       console.log(`${SNAPSHOT_COUNT} snapshots over ${last} stamped writes, all exact`);
     },
-    600_000,
+    900_000,
   );
 });
 
