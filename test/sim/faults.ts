@@ -88,6 +88,10 @@ export class Faults {
       { name: "metadata compacted", inject: () => this.simulation.metadata.inner.compact() },
       { name: "metadata cut off", inject: () => this.cutOffMetadata() },
       { name: "force unlock", inject: () => this.forceUnlock() },
+      { name: "snapshot", inject: () => this.administer(this.simulation.snapshots.take()) },
+      { name: "snapshot deleted", inject: () => this.administer(this.simulation.snapshots.delete()) },
+      { name: "snapshot read", inject: () => this.readSnapshot() },
+      { name: "clone", inject: () => this.administer(this.simulation.snapshots.clone()) },
       { name: "ring change", inject: () => this.changeRing() },
     ];
   }
@@ -346,6 +350,18 @@ export class Faults {
     change().catch((error: unknown) => {
       if (!(error instanceof RingError)) this.expectMetaError("ring change", error);
     });
+  }
+
+  private readSnapshot(): void {
+    const { snapshots } = this.simulation;
+    if (snapshots.list.length > 0)
+      this.administer(snapshots.read(this.random.pick(snapshots.list)).then(() => undefined));
+  }
+
+  private administer(work: Promise<void>): void {
+    work.catch((error: unknown) =>
+      this.simulation.world.fail(error instanceof Error ? error : new Error(String(error))),
+    );
   }
 
   private expectMetaError(what: string, error: unknown): void {

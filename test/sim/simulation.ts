@@ -11,6 +11,7 @@ import { createRing, type RingMember, type RingType } from "../../src/ring";
 import { type ClientMachine, SimClient } from "./actors/client";
 import { SimPeer } from "./actors/peer";
 import { Regions } from "./actors/regions";
+import { SimSnapshots } from "./actors/snapshots";
 import { findUnconverged } from "./check/convergence";
 import { ContentRegistry } from "./check/content-registry";
 import { PageModel } from "./check/page-model";
@@ -67,6 +68,7 @@ export class Simulation {
   readonly random: Prng;
   readonly context: MetaContext;
   readonly volumeName = VOLUME;
+  readonly snapshots: SimSnapshots;
   private readonly admin: SimProcess;
   private readonly registry: ContentRegistry;
   private faults: Faults | undefined;
@@ -83,6 +85,11 @@ export class Simulation {
       clock: this.admin.clock,
       random: this.admin.random,
     };
+    const { world, network, metadata, model, regions, context } = this;
+    this.snapshots = new SimSnapshots({
+      ...{ world, network, metadata, model, regions, context, volumeName: VOLUME },
+      random: this.random.fork("snapshots"),
+    });
     this.registry = new ContentRegistry(new BlockHeader());
     this.network.onPut = (_from, _peer, put) => this.registry.check(put);
   }
@@ -142,10 +149,10 @@ export class Simulation {
   }
 
   private clientMachine(): ClientMachine {
-    const { world, network, metadata, model, regions, config } = this;
+    const { world, network, metadata, model, regions, config, snapshots } = this;
     const leaseTimes = { ttlMs: config.leaseTtlMs, marginMs: 1_000 };
     return {
-      ...{ world, network, metadata, model, regions, leaseTimes },
+      ...{ world, network, metadata, model, regions, leaseTimes, snapshots },
       ...{ volumeName: VOLUME, volumeOptions: config.volumeOptions },
     };
   }
@@ -157,15 +164,25 @@ export class Simulation {
       this.clients.every((each) => each.volume === undefined),
     );
     this.until("peers serve again", CONVERGE_MS, () => this.peers.every((peer) => peer.serving));
-    const verifier = new SimClient({ ...this.clientMachine(), scanOnly: true }, "verifier");
+    this.verify(this.clientMachine(), "verifier");
+    for (const model of this.snapshots.clones)
+      this.verify({ ...this.clientMachine(), model, volumeName: model.name }, `of ${model.name}`);
+    for (const snapshot of this.snapshots.list)
+      if (!this.await("read a snapshot", () => this.snapshots.read(snapshot)))
+        throw new Violation("liveness", `snapshot ${snapshot.name} cannot be read after all faults ended`);
+    this.awaitConvergence();
+    this.world.log("world", `done: ${this.model.writeCount} writes, ${this.model.readCount} reads`);
+  }
+
+  /** Opens a volume on a machine of its own, reads all of it, writes, and detaches. */
+  private verify(machine: ClientMachine, name: string): void {
+    const verifier = new SimClient({ ...machine, scanOnly: true }, name);
     verifier.boot();
     this.until("the volume opens and is read", CONVERGE_MS, () => verifier.volume !== undefined);
     verifier.wanted = false;
     this.until("the volume is read and closed", CONVERGE_MS, () => verifier.counts.closes > 0);
     if (verifier.counts.scansComplete === 0)
       throw new Violation("liveness", "the volume opened but could not be read after all faults ended");
-    this.awaitConvergence();
-    this.world.log("world", `done: ${this.model.writeCount} writes, ${this.model.readCount} reads`);
   }
 
   /** Invariants 6 and 7: copies where they belong, dead blocks gone, in bounded time. */
@@ -240,6 +257,7 @@ export class Simulation {
     }
     for (const client of this.clients) add("client", client.counts);
     if (this.faults) add("fault", this.faults.counts);
+    add("snapshot", this.snapshots.counts);
     const { readCount, writeCount, flushCount } = this.model;
     add("model", { reads: readCount, writes: writeCount, flushes: flushCount });
     return {

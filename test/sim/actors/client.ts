@@ -28,7 +28,8 @@ import type { SimMetadata } from "../world/metadata";
 import type { SimNetwork } from "../world/network";
 import type { Prng } from "../world/prng";
 import { SimProcess, Violation, type World } from "../world/world";
-import { Regions } from "./regions";
+import type { Regions } from "./regions";
+import type { SimSnapshots } from "./snapshots";
 
 const WRITE_BUFFER_BYTES = 1024 * 1024;
 const CACHE_BYTES = 64 * 4096;
@@ -36,6 +37,7 @@ const BLOCK_SIZE_BYTES = 64 * 1024;
 /** A request that takes longer is a hang: every deadline in the volume is shorter. */
 const REQUEST_HANG_MS = 240_000;
 const IO_PAGES_MAX = 12;
+const RESTORE_CHANCE = 0.15;
 
 export interface ClientMachine {
   readonly world: World;
@@ -45,6 +47,8 @@ export interface ClientMachine {
   readonly volumeName: string;
   readonly regions: Regions;
   readonly volumeOptions: Partial<VolumeOptions>;
+  /** Restores come from here. */
+  readonly snapshots?: SimSnapshots;
   readonly leaseTimes: { readonly ttlMs: number; readonly marginMs: number };
   /**
    * Reads everything once, writes a little, and closes. Opens with accept-loss where a torn block at the end of the
@@ -141,19 +145,28 @@ export class SimClient {
   /** One open of the volume, from the lock to the end. */
   private async workOnce(life: Life): Promise<void> {
     const { process, registry, random } = life;
+    const { model, snapshots, scanOnly } = this.machine;
+    const restored = !scanOnly && random.chance(RESTORE_CHANCE) ? snapshots?.pickKnown() : undefined;
     let session: MetaVolumeSession;
     try {
-      session = await registry.openVolume(this.machine.volumeName, this.name);
+      const options = restored === undefined ? {} : { restoreSnapshot: restored.name };
+      session = await registry.openVolume(this.machine.volumeName, this.name, options);
     } catch (error) {
       if (!(error instanceof TorusError)) throw error;
       return;
     }
+    if (restored !== undefined) process.log(`restores snapshot ${restored.name}`);
+    const restore = restored && model.beginRestore(this.name, restored.contents);
     process.log(`has the lock, epoch ${session.grant.epoch}, head ${describeHead(session)}`);
     const volume = await this.openVolume(life, session);
     if (volume === undefined) return;
     this.counts.opens += 1;
     this.volume = volume;
-    this.session = this.machine.model.openSession(this.name);
+    if (restore !== undefined) {
+      model.endRestore(restore);
+      if (snapshots !== undefined) snapshots.counts.restores += 1;
+    }
+    this.session = model.openSession(this.name);
     process.log(`opened the volume: session ${this.session.id}`);
     let failed = false;
     volume.onFailed = (error) => {
@@ -162,7 +175,6 @@ export class SimClient {
       process.log(`volume failed: ${error.message}`);
     };
     const work = new Work(this.machine, process, volume, this.session, random, this.counts);
-    const { scanOnly } = this.machine;
     if (scanOnly || random.chance(0.6)) await work.scan();
     const untilMs = process.clock.nowMs() + (scanOnly ? 500 : 500 + random.delayMs(8_000));
     const thinkMs = random.pick([4, 25, 100]);

@@ -17,6 +17,12 @@ export class Regions {
   ];
   readonly sizeBytes = (1024 * 512 + 4096) * 4096;
 
+  pages(): number[] {
+    return this.ranges.flatMap(({ firstPage, pageCount }) =>
+      Array.from({ length: pageCount }, (_, index) => firstPage + index),
+    );
+  }
+
   pick(random: Prng, pageCountMax: number): PageRange {
     const range = random.pick(this.ranges);
     const start = random.below(range.pageCount);

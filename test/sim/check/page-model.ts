@@ -40,6 +40,12 @@ export interface ReadStart {
   readonly oldest: readonly number[];
 }
 
+/** Versions of one page, by index, both included. */
+export interface PageSpan {
+  readonly oldest: number;
+  readonly newest: number;
+}
+
 /** One open of the volume by one client. */
 export class Session {
   opened = 0;
@@ -66,7 +72,50 @@ export class PageModel {
   writeCount = 0;
   flushCount = 0;
 
-  constructor(readonly name: string) {}
+  /** A clone starts with the pages of a snapshot. */
+  constructor(
+    readonly name: string,
+    private readonly initial: ReadonlyMap<number, PageContent> = new Map(),
+  ) {}
+
+  /** The oldest version of each page that a snapshot requested now may hold. */
+  beginSnapshot(pages: Iterable<number>): Map<number, number> {
+    this.tick();
+    return new Map([...pages].map((page) => [page, this.page(page).floor]));
+  }
+
+  /** With the newest, now that the snapshot exists. */
+  endSnapshot(oldest: ReadonlyMap<number, number>): Map<number, PageSpan> {
+    this.tick();
+    return new Map(
+      [...oldest].map(([page, index]) => [
+        page,
+        { oldest: index, newest: this.page(page).versions.length - 1 },
+      ]),
+    );
+  }
+
+  couldHold(page: number, content: PageContent, span: PageSpan): boolean {
+    return this.page(page)
+      .versions.slice(span.oldest, span.newest + 1)
+      .some((version) => sameContent(version.content, content));
+  }
+
+  /**
+   * The volume may be put back to these contents from now on; `endRestore` says that it was. Until then, and for
+   * good when the outcome stays unknown, each page may be either.
+   */
+  beginRestore(client: string, contents: ReadonlyMap<number, PageContent>): WriteOperation {
+    this.sessionId += 1;
+    return this.beginWrite(
+      new Session(this.sessionId, client),
+      [...contents].map(([page, content]) => ({ page, content })),
+    );
+  }
+
+  endRestore(operation: WriteOperation): void {
+    this.endWrite(operation, true, true);
+  }
 
   nextWriteId(): number {
     this.writeId += 1;
@@ -248,7 +297,8 @@ export class PageModel {
   private page(page: number): Page {
     let state = this.pages.get(page);
     if (state === undefined) {
-      const first: Version = { content: ZERO_PAGE, session: undefined, submitted: 0, completed: 0 };
+      const content = this.initial.get(page) ?? ZERO_PAGE;
+      const first: Version = { content, session: undefined, submitted: 0, completed: 0 };
       state = { versions: [first], floor: 0 };
       this.pages.set(page, state);
     }
