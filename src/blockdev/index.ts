@@ -1,7 +1,5 @@
 /** Block front ends: how volumes leave torus as disks. See README.md. */
 export {
-  AoeError,
-  type AoeErrorCodeName,
   type AoeLink,
   AoeSocket,
   type AoeSocketEvents,

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { openScene, torusBinary, waitFor } from "./harness";
 
 const MEBIBYTE = 1024 * 1024;
-const client = join(import.meta.dir, "../support/aoe-client.ts");
+const client = join(import.meta.dir, "../support/workers/aoe-client.ts");
 
 interface ClientReport {
   readonly sectorCountMax: number;

@@ -1,6 +1,5 @@
 /** Volumes over ATA over Ethernet: see README.md. */
-export { AoeError, type AoeErrorCodeName } from "./errors";
 export { flushKernelClient } from "./kernel-client";
-export { formatMac, type MacAddress, MAJOR_MAX, MINOR_MAX, parseMac, sectorsPerFrame } from "./protocol";
+export { formatMac, type MacAddress, MAJOR_MAX, MINOR_MAX, parseMac } from "./protocol";
 export { AoeSocket, type AoeSocketEvents, type InterfaceDescription } from "./socket";
 export { type AoeLink, type AoeStatistics, AoeTarget, type AoeTargetOptions } from "./target";

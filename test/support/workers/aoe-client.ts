@@ -5,11 +5,11 @@
  *
  *   bun aoe-client.ts INTERFACE MAJOR MINOR fill|check BYTES SEED
  */
-import { AoeSocket, type MacAddress } from "../../src/blockdev";
-import { type NativeBuffer, assert } from "../../src/base";
-import { EventLoop } from "../../src/base/io";
-import { aoeFrame, type AoeAnswer, ataArgument, configArgument, EVERYBODY, readAnswer } from "./aoe-frames";
-import { SeededRandom } from "./seeded-random";
+import { AoeSocket, formatMac } from "../../../src/blockdev";
+import { type NativeBuffer, assert } from "../../../src/base";
+import { EventLoop } from "../../../src/base/io";
+import { aoeFrame, type AoeAnswer, ataArgument, configArgument, EVERYBODY, readAnswer } from "../aoe-frames";
+import { SeededRandom } from "../seeded-random";
 
 const SECTOR = 512;
 const WINDOW = 16;
@@ -21,13 +21,6 @@ interface Pending {
   readonly answered: (answer: AoeAnswer) => void;
   readonly startedMs: number;
   sentMs: number;
-}
-
-function formatAddress(address: MacAddress): string {
-  return address
-    .toString(16)
-    .padStart(12, "0")
-    .replace(/..(?!$)/g, "$&:");
 }
 
 class Initiator {
@@ -66,7 +59,7 @@ class Initiator {
     const tag = this.#tag++;
     const bytes = aoeFrame({
       ...{ command, argument, tag, major: this.major, minor: this.minor, destination: this.#target },
-      source: formatAddress(this.#socket.address),
+      source: formatMac(this.#socket.address),
     });
     const answer = await new Promise<AoeAnswer>((answered) => {
       const nowMs = this.loop.nowMs();
