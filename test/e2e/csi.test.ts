@@ -47,6 +47,26 @@ describe("the CSI driver", () => {
     return driver;
   }
 
+  // After a failure mounts and loop devices are left, in the reverse order of their making.
+  scene.defer(async () => {
+    const mounts = readFileSync("/proc/self/mounts", "utf8").split("\n");
+    for (const line of mounts.reverse()) {
+      const [, path = ""] = line.split(" ");
+      if (path.startsWith(`${scene.folder}/`)) await scene.attempt(["umount", "-l", path]);
+    }
+    const { stdout } = await scene.attempt([
+      "losetup",
+      "--list",
+      "--noheadings",
+      "--output",
+      "NAME,BACK-FILE",
+    ]);
+    for (const line of stdout.split("\n")) {
+      const [device = "", file = ""] = line.trim().split(/\s+/);
+      if (file.startsWith(`${scene.folder}/`)) await scene.attempt(["losetup", "--detach", device]);
+    }
+  });
+
   let driver: { stop(): Promise<number | null> };
 
   beforeAll(async () => {
