@@ -30,7 +30,7 @@ for method in netlink ioctl; do
     # SIGTERM unmounts what the command mounted, flushes and detaches.
     kill -TERM $PID
     wait $PID
-    if mountpoint -q /srv/disk || [ -e /sys/block/$NAME/pid ]; then exit 1; fi
+    if findmnt /srv/disk >/dev/null || [ -e /sys/block/$NAME/pid ]; then exit 1; fi
     $TORUS blk attach $volume --method $method --device /dev/nbd2 --background
     DEVICE=/dev/nbd2
     check_file_system $type
