@@ -4,7 +4,6 @@ export { CommandError, type CommandErrorCode, UsageError } from "./errors";
 export {
   type ConfigFile,
   configFilePath,
-  LOCAL_DAEMON_URL,
   type MetaFlags,
   type MetaLocation,
   metaArgs,

@@ -149,5 +149,5 @@ export function collectionProgress(peer: Reporting): CollectionReport | undefine
 /** The peer has no part in this ring any more, or no weight, and said by this very ring that it holds no block. */
 export function isSafeToRemove(peer: Reporting, ringVersion: number): boolean {
   const progress = peerProgress(peer);
-  return progress !== undefined && progress.isSafeToRemove && progress.ringVersion === ringVersion;
+  return progress?.isSafeToRemove === true && progress.ringVersion === ringVersion;
 }

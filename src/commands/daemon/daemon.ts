@@ -20,7 +20,7 @@ import type { DaemonOptions } from "./options";
 import { openPeerGate, type PeerGate } from "./peer-gate";
 import { peerIdentity } from "./peer-identity";
 import { type PeerHttpServer, startPeerHttpServer } from "./peer-http";
-import { chooseStoreSize } from "./space";
+import { chooseDeviceSize, chooseStoreSize } from "./space";
 import { StatusReport } from "./status-json";
 
 const HEARTBEAT_MS = 2_000;
@@ -173,7 +173,11 @@ export class Daemon {
   async #openStorage(plane: DataPlane, metadata: Metadata, settings: ClusterSettingsRecord): Promise<PeerId> {
     const { options, logger } = this.#dependencies;
     const directory = join(options.dataDirectory, "blocks");
-    const sizeBytes = chooseStoreSize(directory, options.size);
+    const { blockDevice } = options;
+    const sizeBytes =
+      blockDevice === undefined
+        ? chooseStoreSize(directory, options.size)
+        : chooseDeviceSize(blockDevice, options.size);
     const peerId = await peerIdentity(options.dataDirectory);
     const address = options.peerAddress;
     const tls = this.#tls;
@@ -188,6 +192,7 @@ export class Daemon {
     const isAdp = address.protocol.startsWith("adp");
     const opened = await plane.openStorage({
       directory,
+      device: blockDevice === undefined ? undefined : { path: blockDevice, overwrite: options.forceFormat },
       sizeBytes,
       clusterId: settings.clusterId,
       peerId,
@@ -211,7 +216,7 @@ export class Daemon {
     const advertised = advertisedAddress(scheme, address.hostname, bound);
     logger.log(
       "info",
-      `Store in ${directory}: ${formatSize(opened.usedBytes)} of ${formatSize(opened.capacityBytes)} used; serving on ${advertised}`,
+      `Store ${blockDevice === undefined ? `in ${directory}` : `on ${blockDevice}`}: ${formatSize(opened.usedBytes)} of ${formatSize(opened.capacityBytes)} used; serving on ${advertised}`,
     );
     const description = {
       holder: holderName(),

@@ -7,7 +7,6 @@ import { type Logger, makeLogger } from "../log";
 import { type NotifyEnvironment, ServiceNotifier } from "./notify";
 import { type DaemonFlags, daemonArgs, parseDaemonOptions, readDaemonConfig } from "./options";
 
-
 export { type NotifyEnvironment, ServiceNotifier } from "./notify";
 
 export const daemonCommand = leaf({

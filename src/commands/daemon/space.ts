@@ -1,7 +1,8 @@
-/** How much of a file system a store takes when nobody said. */
+/** How much of a file system or a disk a store takes. */
 import { mkdirSync, readdirSync, statfsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { formatSize, type SizeOrShare } from "../../base";
+import { deviceBytes } from "../../base/io";
 import { CommandError } from "../cli";
 
 const SIZE_DEFAULT_MAX = 20 * 2 ** 30;
@@ -35,4 +36,17 @@ export function chooseStoreSize(directory: string, size: SizeOrShare | undefined
       `Cannot keep blocks in ${directory}: its file system has only ${formatSize(available)} free`,
     );
   return chosen;
+}
+
+/** Bytes for the store on a raw disk: all of it unless told otherwise. */
+export function chooseDeviceSize(path: string, size: SizeOrShare | undefined): number {
+  const available = deviceBytes(path);
+  if (size === undefined) return available;
+  const wanted = size.kind === "bytes" ? size.bytes : Math.floor((available * size.percent) / 100);
+  if (wanted > available)
+    throw new CommandError(
+      "io",
+      `Cannot use ${formatSize(wanted)} of ${path}: it has ${formatSize(available)}; give a smaller --size`,
+    );
+  return wanted;
 }

@@ -6,7 +6,7 @@ export {
   measureLoopLag,
 } from "./latency";
 export { type CommandDevice, DataPlane, type DataPlaneOptions, type ExportListener } from "./data-plane";
-export { RegistryServer, VOLUME_LEASE_TIMES } from "./registry-rpc";
+export { VOLUME_LEASE_TIMES } from "./registry-rpc";
 export { parseExportName } from "./volume-directory";
 export type {
   DataPlaneStatus,

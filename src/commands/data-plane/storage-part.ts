@@ -1,5 +1,12 @@
 /** A peer's storage inside the data worker: the store on its disk, the peer service over it, and the adp listener. */
-import { systemRandom, openDirectoryDisk, nativeBuffer, type SyncChannel, WorkerSyncer } from "../../base/io";
+import {
+  openDeviceDisk,
+  openDirectoryDisk,
+  systemRandom,
+  nativeBuffer,
+  type SyncChannel,
+  WorkerSyncer,
+} from "../../base/io";
 import type { EventLoop, SocketNetwork } from "../../base/io";
 import { blockBufferBytes } from "../../engine/block";
 import { PeerService } from "../../engine/peer";
@@ -31,15 +38,16 @@ export class StoragePart {
 
   static async open(options: StoragePartOptions): Promise<StoragePart> {
     const { loop, network, config } = options;
+    const syncer = measureSyncs(
+      new WorkerSyncer(loop, options.syncChannel),
+      loop,
+      options.latencies.histogram("storeSync", "data"),
+    );
     const store = await openSegmentStore({
-      disk: openDirectoryDisk({
-        path: config.directory,
-        syncer: measureSyncs(
-          new WorkerSyncer(loop, options.syncChannel),
-          loop,
-          options.latencies.histogram("storeSync", "data"),
-        ),
-      }),
+      disk:
+        config.device === undefined
+          ? openDirectoryDisk({ path: config.directory, syncer })
+          : openDeviceDisk({ path: config.device.path, syncer, overwriteForeign: config.device.overwrite }),
       clusterId: config.clusterId,
       peerId: config.peerId,
       sizeBytes: config.sizeBytes,

@@ -20,6 +20,8 @@ import type { RegistryEvents, RegistryMethods, SharedRegistryState } from "./reg
 
 export interface StorageConfig {
   readonly directory: string;
+  /** Keep blocks on this raw disk instead; `overwrite`: whatever it holds. */
+  readonly device: { readonly path: string; readonly overwrite: boolean } | undefined;
   readonly sizeBytes: number;
   readonly clusterId: ClusterId;
   readonly peerId: PeerId;

@@ -16,7 +16,8 @@ export const rootCommand: AnyCommand = defineCommand({
         import("../reference"),
       ]);
       // Completion is over the whole tree, which only this place knows.
-      const subCommands = { ...ctlCommand.subCommands, completion: completionCommand(rootCommand) };
+      const listed = (await ctlCommand.subCommands) as Record<string, AnyCommand>;
+      const subCommands = { ...listed, completion: completionCommand(rootCommand) };
       return { ...ctlCommand, subCommands };
     },
     blk: () => import("../blk").then((module) => module.blkCommand),

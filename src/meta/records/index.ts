@@ -27,7 +27,7 @@ export { DEFAULT_LEASE_TIMES, LeaseKeeper, type KeyState, type LeaseTimes } from
 export { PeerDirectory, PeerRegistration, type PeerDescription, type PeerEntry } from "./peer-directory";
 export { RingAdmin } from "./ring-admin";
 export { SnapshotAdmin, publicSnapshot, type SnapshotInfo } from "./snapshot-admin";
-export { type JobOrders, NO_UPKEEP_ORDERS, UpkeepAdmin, type UpkeepOrders } from "./upkeep-admin";
+export { type JobOrders, UpkeepAdmin, type UpkeepOrders } from "./upkeep-admin";
 export { VolumeAdmin, publicRecord, type VolumeInfo } from "./volume-admin";
 export {
   attachedError,

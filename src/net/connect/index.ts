@@ -1,13 +1,11 @@
 /** Storage over Connect: see README.md. */
 export {
   type ConnectCode,
-  ConnectStorageError,
   type ConnectStorageErrorCode,
   type UnaryResult,
 } from "./errors";
 export {
   CONNECT_CONNECT_TIMEOUT_MS,
-  CONNECT_CONNECTION_COUNT_MAX,
   CONNECT_CONTROL_TIMEOUT_MS,
   CONNECT_REQUEST_TIMEOUT_MS,
   type ConnectTransportOptions,

@@ -8,7 +8,7 @@ export const BATCH_BYTES = 4 * 1024 * 1024;
 /** The largest request: a full batch and one more block of the largest kind. */
 export const REQUEST_BYTES_MAX = BATCH_BYTES + BLOCK_SIZE_MAX + HEADER_BYTES_MAX + 64 * 1024;
 /** The largest answer to a batch of reads. */
-export const READ_REPLY_BYTES_MAX = REQUEST_BYTES_MAX;
+export const READ_REPLY_BYTES_MAX = BATCH_BYTES + BLOCK_SIZE_MAX + HEADER_BYTES_MAX + 64 * 1024;
 /** Answers of the control calls: a fence lists a whole tail. */
 export const CONTROL_REPLY_BYTES_MAX = 80 * 1024 * 1024;
 export const LIST_COUNT_MAX = 65_536;
