@@ -1,8 +1,8 @@
 /** Storage over Connect: see README.md. */
-export {
-  type ConnectCode,
-  type ConnectStorageErrorCode,
-  type UnaryResult,
+export type {
+  ConnectCode,
+  ConnectStorageErrorCode,
+  UnaryResult,
 } from "./errors";
 export {
   CONNECT_CONNECT_TIMEOUT_MS,
