@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { parseNbdIndex } from "../../blockdev";
 
 /** Where records are, unless told otherwise: gone after a reboot, like the devices. */
-export const RECORD_DIRECTORY_DEFAULT = process.env.TORUS_RUN_DIR ?? "/run/torus";
+export const RECORD_DIRECTORY_DEFAULT = process.env.TORUS_RUN_DIR ?? "/run/torus-attach";
 
 export interface AttachRecord {
   readonly format: 1;
