@@ -6,14 +6,29 @@
  * The budget: what destroys durable data (a wiped disk, one that comes back older, rot) strikes a peer only while
  * every block it holds is held intact by another, so every acknowledged write must survive all of it.
  */
-import { MetaError, RingAdmin, VolumeAdmin } from "../../src/meta";
+import { type MetaContext, MetaError, RingAdmin, VolumeAdmin } from "../../src/meta";
 import { nextRing, type RingChange, RingError } from "../../src/ring";
+import type { SimClient } from "./actors/client";
 import type { SimPeer } from "./actors/peer";
+import type { SimSnapshots } from "./actors/snapshots";
 import { everythingIsElsewhere } from "./check/copies";
-import type { Simulation } from "./simulation";
 import type { DiskImage } from "./simulated-disk";
-import { METADATA } from "./world/metadata";
+import { METADATA, type SimMetadata } from "./world/metadata";
+import type { SimNetwork } from "./world/network";
 import type { Prng } from "./world/prng";
+import type { World } from "./world/world";
+
+/** What of a simulation faults act on. */
+export interface Stage {
+  readonly world: World;
+  readonly network: SimNetwork;
+  readonly metadata: SimMetadata;
+  readonly peers: readonly SimPeer[];
+  readonly clients: readonly SimClient[];
+  readonly random: Prng;
+  readonly context: MetaContext;
+  readonly snapshots: SimSnapshots;
+}
 
 interface Kind {
   readonly name: string;
@@ -28,7 +43,7 @@ export class Faults {
   private readonly images = new Map<SimPeer, DiskImage>();
   private stopped = false;
 
-  constructor(private readonly simulation: Simulation) {
+  constructor(private readonly simulation: Stage) {
     this.random = simulation.random.fork("faults");
     this.meanMs = this.random.pick([150, 600, 2_500]);
     const kinds = this.allKinds();
@@ -213,7 +228,7 @@ export class Faults {
     this.restartClient(this.random.pick(this.simulation.clients));
   }
 
-  private restartClient(client: Simulation["clients"][0]): void {
+  private restartClient(client: Stage["clients"][0]): void {
     client.crash();
     this.later(this.durationMs() / 4, () => client.boot());
   }
