@@ -28,6 +28,7 @@ export interface Stage {
   readonly random: Prng;
   readonly context: MetaContext;
   readonly snapshots: SimSnapshots;
+  readonly volumeName: string;
 }
 
 interface Kind {
