@@ -11,7 +11,7 @@ import { nextRing, type RingChange, RingError } from "../../src/ring";
 import type { SimClient } from "./actors/client";
 import type { SimPeer } from "./actors/peer";
 import type { SimSnapshots } from "./actors/snapshots";
-import { everythingIsElsewhere } from "./check/copies";
+import { canSpare, everythingIsElsewhere } from "./check/copies";
 import type { DiskImage } from "./simulated-disk";
 import { METADATA, type SimMetadata } from "./world/metadata";
 import type { SimNetwork } from "./world/network";
@@ -157,30 +157,41 @@ export class Faults {
     });
   }
 
-  /** A peer whose disk may lose what it has: whatever it is, another has it. */
-  private expendable(): SimPeer | undefined {
-    const peer = this.random.pick(this.simulation.peers);
-    return everythingIsElsewhere(peer, this.simulation.peers) ? peer : undefined;
+  /**
+   * Strikes a peer whose disk may lose what it has: whatever it is, another has it, and every log set can spare it
+   * (with a width of W, W-1 of its disks may be gone).
+   */
+  private strikeExpendable(strike: (peer: SimPeer) => void): void {
+    const { simulation } = this;
+    const peer = this.random.pick(simulation.peers);
+    if (!everythingIsElsewhere(peer, simulation.peers)) return;
+    // A writer at width 1 has nothing to spare, and may not have told the metadata yet.
+    if (simulation.clients.some(({ volume }) => volume !== undefined && volume.health.width < 2)) return;
+    const consider = async (): Promise<void> => {
+      const sets = await simulation.logSets();
+      if (sets.every((set) => canSpare(set, peer, simulation.peers))) strike(peer);
+    };
+    this.administer(consider());
   }
 
   /** The next block read there, whenever that is, counts as lost: its copy is suspect from then on. */
   private failRead(): void {
-    const peer = this.expendable();
-    if (peer === undefined) return;
-    peer.lostData = true;
-    peer.disk.failNextRead("data.read");
+    this.strikeExpendable((peer) => {
+      peer.lostData = true;
+      peer.disk.failNextRead("data.read");
+    });
   }
 
   /** A new disk in the old machine: the peer comes back empty, under its old id. */
   private wipeDisk(): void {
-    const peer = this.expendable();
-    if (peer === undefined) return;
-    this.count("wiped");
-    peer.process.log("loses its disk");
-    peer.crash(true);
-    peer.disk.restore(new Map());
-    this.images.delete(peer);
-    this.later(this.durationMs(), () => peer.boot());
+    this.strikeExpendable((peer) => {
+      this.count("wiped");
+      peer.process.log("loses its disk");
+      peer.crash(true);
+      peer.disk.restore(new Map());
+      this.images.delete(peer);
+      this.later(this.durationMs(), () => peer.boot());
+    });
   }
 
   private rememberDisk(): void {
@@ -191,20 +202,23 @@ export class Faults {
 
   /** The disk comes back as it was some time ago (a snapshot of a virtual machine, an old clone). */
   private rollBackDisk(): void {
-    const peer = this.expendable();
-    const image = peer && this.images.get(peer);
-    if (peer === undefined || image === undefined) return;
-    this.count("rolled back");
-    peer.process.log("comes back with an older disk");
-    peer.crash(true);
-    peer.disk.restore(image);
-    this.later(this.durationMs(), () => peer.boot());
+    this.strikeExpendable((peer) => {
+      const image = this.images.get(peer);
+      if (image === undefined) return;
+      this.count("rolled back");
+      peer.process.log("comes back with an older disk");
+      peer.crash(true);
+      peer.disk.restore(image);
+      this.later(this.durationMs(), () => peer.boot());
+    });
   }
 
   /** Bits flip in the files of a peer, while it runs or while it is down. */
   private rot(): void {
-    const peer = this.expendable();
-    if (peer === undefined) return;
+    this.strikeExpendable((peer) => this.flipBits(peer));
+  }
+
+  private flipBits(peer: SimPeer): void {
     this.count("rotten");
     const down = this.random.chance(0.5);
     if (down) peer.crash(false);

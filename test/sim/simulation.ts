@@ -8,6 +8,8 @@ import { BlockHeader } from "../../src/engine/block";
 import { VOLUME_DEFAULTS, type VolumeOptions, type WriteLevel } from "../../src/engine/volume";
 import { ClusterSettings, type MetaContext, MetaRegistry, VolumeAdmin } from "../../src/meta";
 import { createRing, type RingMember, type RingType } from "../../src/ring";
+import type { LogSet } from "../../src/engine";
+import { decodeHead, keys } from "../../src/meta/records";
 import { type ClientMachine, SimClient } from "./actors/client";
 import { SimPeer } from "./actors/peer";
 import { Regions } from "./actors/regions";
@@ -119,6 +121,13 @@ export class Simulation {
       peer.boot();
     }
     for (const client of this.clients) if (client.process.paused) client.process.resume();
+  }
+
+  /** The log sets of all heads. */
+  async logSets(): Promise<LogSet[]> {
+    const { inner } = this.metadata;
+    const { entries } = await inner.range(keys.volumesPrefix);
+    return entries.filter((entry) => entry.key.endsWith("/head")).map((entry) => decodeHead(entry).head.log);
   }
 
   private setUp(): void {

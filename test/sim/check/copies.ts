@@ -1,5 +1,6 @@
 /** Where copies of blocks are: looked up in the stores themselves, behind the protocol's back. */
 import { formatBlockRef } from "../../../src/base";
+import type { LogMember, LogSet } from "../../../src/engine";
 import type { SegmentStore } from "../../../src/engine/store";
 import type { SimPeer } from "../actors/peer";
 
@@ -14,6 +15,15 @@ function goodCopies(store: SegmentStore): Map<string, number> {
     cursor = reply.cursor;
   } while (cursor !== undefined);
   return copies;
+}
+
+/** Whether the log set stays openable when the disk of this peer becomes another one. */
+export function canSpare(set: LogSet, peer: SimPeer, peers: readonly SimPeer[]): boolean {
+  const isGone = (member: LogMember): boolean =>
+    member.peerId === peer.peerId ||
+    peers.some((each) => each.peerId === member.peerId && each.store?.incarnation !== member.incarnation);
+  const isMember = set.members.some((member) => member.peerId === peer.peerId);
+  return !isMember || set.members.filter(isGone).length <= set.width - 1;
 }
 
 /**
