@@ -6,6 +6,7 @@
  * The budget: what destroys durable data (a wiped disk, one that comes back older, rot) strikes a peer only while
  * every block it holds is held intact by another, so every acknowledged write must survive all of it.
  */
+import type { LogSet } from "../../src/engine";
 import { type MetaContext, MetaError, RingAdmin, VolumeAdmin } from "../../src/meta";
 import { nextRing, type RingChange, RingError } from "../../src/ring";
 import type { SimClient } from "./actors/client";
@@ -29,6 +30,8 @@ export interface Stage {
   readonly context: MetaContext;
   readonly snapshots: SimSnapshots;
   readonly volumeName: string;
+  /** The log sets of all heads. */
+  logSets(): Promise<readonly LogSet[]>;
 }
 
 interface Kind {
