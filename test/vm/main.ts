@@ -20,7 +20,7 @@ import { join } from "node:path";
 const here = import.meta.dir;
 const folder = process.env.TORUS_VM_DIR ?? join(homedir(), ".cache/torus-vm");
 const SETUP_MS_MAX = 15 * 60_000;
-const SCRIPT_S_MAX = 900;
+const SCRIPT_S_MAX = 1500;
 /** What run.sh ends with when the guest ended without saying a status. */
 const ENDED_BY_RESET = 125;
 const IMAGES = ["vmlinux", "boot.cpio", "root.img"];
