@@ -359,6 +359,7 @@ export class DataPlane {
       rejectRequest: (argument) => registry().rejectRequest(argument),
       followSession: (session) => registry().followSession(session),
       abandon: (session) => registry().abandon(session),
+      claimSession: (session) => registry().claimSession(session),
       collectionView: (argument) => registry().collectionView(argument),
       ringAt: (version) => registry().ringAt(version),
       dialTls: ({ address, timeoutMs }) => {

@@ -14,8 +14,15 @@ const HOLDER = / \(pid (\d+); ([0-9a-f]{8})-(\d+)\)$/;
 /** Field 22 of /proc/PID/stat, counted from the end of the name, which may hold anything. */
 const START_FIELD = 22 - 3;
 
-function placeDigest(): string {
-  const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+/** Undefined where /proc does not say (a sandbox): then no holder is ever judged. */
+function placeDigest(): string | undefined {
+  let boot: string;
+  try {
+    boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    return undefined;
+  }
   const digest = Bun.hash.crc32(`${boot} ${readlinkSync("/proc/self/ns/pid")}`);
   return digest.toString(16).padStart(8, "0");
 }
@@ -35,14 +42,28 @@ function startTicks(processId: number): string | undefined {
     .at(START_FIELD);
 }
 
+/** Other users' processes may be hidden in /proc; a signal that only asks says whether there is one. */
+function isGone(processId: number): boolean {
+  try {
+    process.kill(processId, 0);
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "ESRCH";
+  }
+}
+
 /** What this process writes into the locks it takes. */
 export function holderName(): string {
-  return `${hostname()} (pid ${process.pid}; ${placeDigest()}-${startTicks(process.pid)})`;
+  const place = placeDigest();
+  if (place === undefined) return `${hostname()} (pid ${process.pid})`;
+  return `${hostname()} (pid ${process.pid}; ${place}-${startTicks(process.pid)})`;
 }
 
 /** Whether the holder was a process of this machine that is provably gone. */
 export function isDeadHolder(holder: string): boolean {
   const match = HOLDER.exec(holder);
   if (match === null || match[2] !== placeDigest()) return false;
-  return startTicks(Number(match[1])) !== match[3];
+  const processId = Number(match[1]);
+  const started = startTicks(processId);
+  return started === undefined ? isGone(processId) : started !== match[3];
 }

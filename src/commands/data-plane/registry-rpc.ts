@@ -5,7 +5,7 @@
  * both threads share, because every read of a volume looks at one.
  */
 import { assert, TorusError } from "../../base";
-import { resolveStreamAddress } from "../../base/io";
+import { resolveStreamAddress, systemClock } from "../../base/io";
 import type {
   ClusterView,
   CollectionView,
@@ -29,11 +29,18 @@ import type { RingSpec } from "../../ring";
  */
 export const VOLUME_LEASE_TIMES = { ttlMs: 15_000, marginMs: 2_000 };
 
-/** A session's number: also its slot in the shared deadlines. */
+/** A session's number, never used twice in a process. */
 type SessionId = number;
 
 /** Sessions open at once in one process. */
 export const SESSIONS_MAX = 4096;
+/** A worker answers at once that it has a session, or it does not know of it. */
+const CLAIM_MS = 60_000;
+
+/** Where a session's deadline stands in the shared memory. */
+function slotOf(session: SessionId): number {
+  return session % SESSIONS_MAX;
+}
 /** How long a metadata call may take on the main thread before the worker gives up waiting for it. */
 const CALL_TIMEOUT_MS = 60_000;
 export interface RegistryMethods {
@@ -65,6 +72,8 @@ export interface RegistryMethods {
   /** The worker listens: deliver requests and losses from now on. */
   followSession(session: SessionId): void;
   abandon(session: SessionId): Promise<void>;
+  /** The worker has the session in its hands: until then the main thread gives it up after a while. */
+  claimSession(session: SessionId): void;
   collectionView(argument: undefined): Promise<CollectionView>;
   ringAt(version: number): Promise<RingSpec>;
 }
@@ -82,6 +91,8 @@ export interface SharedRegistryState {
 }
 
 interface OpenSession {
+  /** The worker got the answer to its open. */
+  isClaimed?: boolean;
   readonly volume?: VolumeSession;
   readonly snapshot?: SnapshotSession;
   stopDeadlines(): void;
@@ -113,6 +124,8 @@ export class RegistryServer {
   readonly #deadlineValues = new Float64Array(this.deadlines);
   readonly #sessions = new Map<SessionId, OpenSession>();
   #view: ClusterView | undefined;
+  readonly #slots = new Set<number>();
+  #nextId = 1;
   #viewTurn = 0;
   #stopFollowing = () => {};
   #emit: <Name extends keyof RegistryEvents>(name: Name, payload: RegistryEvents[Name]) => void = () => {};
@@ -177,7 +190,8 @@ export class RegistryServer {
       this.#volume(session).commitHead(revision, head, answeredRequestId),
     commitDetach: async ({ session, revision, head }) => {
       const outcome = await this.#volume(session).commitDetach(revision, head);
-      if (outcome.kind !== "withdrawn") this.#remove(session);
+      // After a refusal the session is still the caller's, who abandons it.
+      if (outcome.kind === "committed") this.#remove(session);
       return outcome;
     },
     commitSnapshot: ({ session, revision, head, requestId }) =>
@@ -185,8 +199,13 @@ export class RegistryServer {
     rejectRequest: ({ session, requestId, reason }) => this.#volume(session).rejectRequest(requestId, reason),
     followSession: (id) => {
       const session = this.#sessions.get(id);
-      session?.volume?.onRequest((request) => this.#emit("volumeRequest", { session: id, request }));
-      const lost = (reason: string) => this.#emit("sessionLost", { session: id, reason });
+      const isOpen = () => this.#sessions.get(id) === session;
+      session?.volume?.onRequest((request) => {
+        if (isOpen()) this.#emit("volumeRequest", { session: id, request });
+      });
+      const lost = (reason: string) => {
+        if (isOpen()) this.#emit("sessionLost", { session: id, reason });
+      };
       session?.volume?.onLost(lost);
       session?.snapshot?.onLost(lost);
     },
@@ -194,6 +213,10 @@ export class RegistryServer {
       const session = this.#sessions.get(id);
       this.#remove(id);
       await session?.volume?.abandon();
+    },
+    claimSession: (id) => {
+      const session = this.#sessions.get(id);
+      if (session !== undefined) session.isClaimed = true;
     },
     collectionView: () => this.registry.collectionView(),
     ringAt: (version) => this.registry.ringAt(version),
@@ -207,17 +230,40 @@ export class RegistryServer {
   }
 
   #add(make: (id: SessionId) => OpenSession): SessionId {
-    for (let id = 0; id < SESSIONS_MAX; id++) {
-      if (this.#sessions.has(id)) continue;
-      this.#sessions.set(id, make(id));
-      return id;
+    if (this.#sessions.size >= SESSIONS_MAX)
+      throw new TorusError(
+        "too-many-sessions",
+        `Cannot open more than ${SESSIONS_MAX} volumes in one process`,
+      );
+    // Numbers only grow, so that a late call of a session that ended never meets another.
+    while (this.#slots.has(slotOf(this.#nextId))) this.#nextId++;
+    const id = this.#nextId++;
+    const session = make(id);
+    this.#slots.add(slotOf(id));
+    this.#sessions.set(id, session);
+    // A worker that had given the call up already will never close what it does not know of.
+    systemClock.schedule(CLAIM_MS, () => {
+      if (this.#sessions.get(id) === session && !session.isClaimed) void this.#giveUp(id, session);
+    });
+    return id;
+  }
+
+  async #giveUp(id: SessionId, session: OpenSession): Promise<void> {
+    this.#remove(id);
+    try {
+      await session.volume?.abandon();
+      await session.snapshot?.close();
+    } catch {
+      // The lock goes with its lease, which nobody renews any more.
     }
-    throw new TorusError("too-many-sessions", `Cannot open more than ${SESSIONS_MAX} volumes in one process`);
   }
 
   #remove(id: SessionId): void {
-    this.#sessions.get(id)?.stopDeadlines();
-    this.#deadlineValues[id] = 0;
+    const session = this.#sessions.get(id);
+    if (session === undefined) return;
+    session.stopDeadlines();
+    this.#deadlineValues[slotOf(id)] = 0;
+    this.#slots.delete(slotOf(id));
     this.#sessions.delete(id);
   }
 
@@ -229,9 +275,10 @@ export class RegistryServer {
     );
     const values = this.#deadlineValues;
     let isShown = true;
-    values[id] = lease.deadlineMs();
+    const slot = slotOf(id);
+    values[slot] = lease.deadlineMs();
     lease.onDeadline((deadlineMs) => {
-      if (isShown) values[id] = deadlineMs;
+      if (isShown) values[slot] = deadlineMs;
     });
     return () => {
       isShown = false;
@@ -252,7 +299,6 @@ export interface RegistryCaller {
 interface SessionListeners {
   readonly requests: ((request: VolumeRequest) => void)[];
   readonly losses: ((reason: string) => void)[];
-  lost?: string;
   followed: boolean;
 }
 
@@ -279,7 +325,6 @@ export class RemoteRegistry implements VolumeRegistry {
     main.on("sessionLost", ({ session, reason }) => {
       const listeners = this.#listeners.get(session);
       if (listeners === undefined) return;
-      listeners.lost = reason;
       for (const listener of listeners.losses) listener(reason);
     });
   }
@@ -304,11 +349,13 @@ export class RemoteRegistry implements VolumeRegistry {
   async openVolume(name: string, holder: string, options: OpenOptions = {}): Promise<VolumeSession> {
     const timeoutMs = CALL_TIMEOUT_MS + (options.waitForLockMs ?? 0);
     const { session, grant } = await this.main.call("openVolume", { name, holder, options }, timeoutMs);
+    await this.main.call("claimSession", session, CALL_TIMEOUT_MS);
     return new RemoteVolumeSession(this, this.main, session, grant, this.#lease(session));
   }
 
   async openSnapshot(name: string, snapshotName: string, holder: string): Promise<SnapshotSession> {
     const opened = await this.main.call("openSnapshot", { name, snapshotName, holder }, CALL_TIMEOUT_MS);
+    await this.main.call("claimSession", opened.session, CALL_TIMEOUT_MS);
     return {
       volume: opened.volume,
       snapshot: opened.snapshot,
@@ -347,9 +394,10 @@ export class RemoteRegistry implements VolumeRegistry {
   }
 
   #lease(session: SessionId): LeaseState {
-    assert(session >= 0 && session < SESSIONS_MAX, `session ${session} is out of range`);
+    assert(session >= 0, `session ${session} is out of range`);
     const deadlines = this.#deadlines;
-    return { deadlineMs: () => deadlines[session] as number };
+    const slot = slotOf(session);
+    return { deadlineMs: () => deadlines[slot] as number };
   }
 }
 
@@ -374,7 +422,7 @@ class RemoteVolumeSession implements VolumeSession {
   async commitDetach(revision: number, head: Head): Promise<CommitOutcome> {
     const argument = { session: this.session, revision, head };
     const outcome = await this.main.call("commitDetach", argument, CALL_TIMEOUT_MS);
-    if (outcome.kind !== "withdrawn") this.owner.forget(this.session);
+    if (outcome.kind === "committed") this.owner.forget(this.session);
     return outcome;
   }
 

@@ -111,6 +111,7 @@ export class Distributor {
     this.#options = options;
     this.health = health;
     health.onSpaceChange = this.#noteLowSpace;
+    health.onChange = this.#noteLowSpace;
   }
 
   get placement(): Placement {
@@ -158,7 +159,7 @@ export class Distributor {
     }
     block.submittedMs = this.#clock.nowMs();
     block.answered = this.#onAnswer;
-    if (this.#stopped) return;
+    if (this.#stopped) return block.released?.();
     if (this.#waitingHead < this.#waiting.length || !this.#hasRoom(block)) {
       this.#waiting.push(block);
       this.#arm();
@@ -191,6 +192,7 @@ export class Distributor {
     assert(this.#next !== undefined, "no change of the log set is under way");
     if (committed) this.#current = this.#next;
     this.#next = undefined;
+    this.#noteLowSpace();
     this.#revisitAll();
   }
 
@@ -406,6 +408,7 @@ export class Distributor {
 
   /** Too few members have room for new data: whoever takes data from users should take no more. */
   readonly #noteLowSpace = (): void => {
+    if (this.#stopped) return;
     const { members, width } = this.#current.log;
     const roomy = members.filter(
       ({ peerId }) => !this.health.isLow(peerId) && this.health.isUp(peerId),

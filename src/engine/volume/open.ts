@@ -394,9 +394,16 @@ class Opening {
     const buffer = await bufferPool.acquire();
     const ref = this.#tailRef(block.index);
     let found = { status: StorageStatus.notFound as StorageStatus, offset: 0, lengthBytes: 0 };
-    for (const holder of block.holders) {
-      found = await this.#reader.readBlock(ref, buffer, holder.peerId);
-      if (found.status === StorageStatus.ok) break;
+    try {
+      for (const holder of block.holders) {
+        if (this.#failure) throw this.#failure;
+        found = await this.#reader.readBlock(ref, buffer, holder.peerId);
+        if (found.status === StorageStatus.ok) break;
+      }
+      if (this.#failure) throw this.#failure;
+    } catch (error) {
+      bufferPool.release(buffer);
+      throw error;
     }
     if (found.status !== StorageStatus.ok) {
       bufferPool.release(buffer);

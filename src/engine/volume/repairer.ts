@@ -3,7 +3,7 @@
  * unfenced and counts for nothing (R1); what the queue cannot take is found again by the next read or by scrub.
  */
 import { type BlockRef, formatBlockRef, type NativeBuffer, type PeerId } from "../../base";
-import { type PeerTransport, StorageStatus } from "../ports";
+import { type PeerTransport, StorageStatus, isStored } from "../ports";
 import type { BlockReader } from "./block-reader";
 import type { BufferPool } from "./buffer-pool";
 import type { VolumeStatistics } from "./statistics";
@@ -41,8 +41,11 @@ export class Repairer {
     this.#running = true;
     for (const [key, { ref, peer }] of this.#queue) {
       const buffer = await this.#pool.acquire();
-      if (!this.#stopped) await this.#repair(ref, peer, buffer);
-      this.#pool.release(buffer);
+      try {
+        if (!this.#stopped) await this.#repair(ref, peer, buffer);
+      } finally {
+        this.#pool.release(buffer);
+      }
       this.#queue.delete(key);
       if (this.#stopped) break;
     }
@@ -61,6 +64,6 @@ export class Repairer {
         done: (_peer, _incarnation, answer) => resolve(answer),
       }),
     );
-    if (status === StorageStatus.ok) this.#statistics.repairedCopies++;
+    if (isStored(status)) this.#statistics.repairedCopies++;
   }
 }
