@@ -3,7 +3,7 @@
  * asks the peers themselves for what they hold and trusts no figure of anybody's. A block takes some 200 bytes of this
  * command's memory meanwhile.
  */
-import { type BlockRef, formatBlockRef, type PeerId } from "../../base";
+import { type BlockRef, formatBlockRef, parseDuration, type PeerId } from "../../base";
 import { buildRing, copyCount, type RingSpec } from "../../ring";
 import { type Client, withClient } from "../client";
 import { CommandError, leaf, metaArgs } from "../cli";
@@ -29,6 +29,8 @@ export interface RingCheck {
   readonly damaged: readonly Misplaced[];
   /** Peers that could not be asked. */
   readonly unasked: readonly { readonly peerId: PeerId; readonly reason: string }[];
+  /** As many as the ring asks for copies. */
+  readonly hasEnoughPeers: boolean;
   /** Every block lies exactly where it should. */
   readonly converged: boolean;
 }
@@ -100,8 +102,46 @@ export function checkPlacement(
     surplus,
     damaged,
     unasked,
+    hasEnoughPeers: copies === ring.replication,
     converged: isWhole && copies === ring.replication,
   };
+}
+
+/** Between two listings while waiting. */
+const LIST_AGAIN_MS = 5_000;
+
+function stillMisplaced(before: readonly Misplaced[], now: readonly Misplaced[]): Misplaced[] {
+  const known = new Map(before.map(({ block, peerIds }) => [block, peerIds]));
+  return now.flatMap(({ block, peerIds }) => {
+    const still = peerIds.filter((peerId) => known.get(block)?.includes(peerId));
+    return still.length === 0 ? [] : [{ block, peerIds: still }];
+  });
+}
+
+/** What was wrong before and still is, with everything else as it is now. */
+export function whatStays(before: RingCheck, now: RingCheck): RingCheck {
+  const missing = stillMisplaced(before.missing, now.missing);
+  const surplus = stillMisplaced(before.surplus, now.surplus);
+  const damaged = stillMisplaced(before.damaged, now.damaged);
+  const isWhole = missing.length + surplus.length + damaged.length + now.unasked.length === 0;
+  return { ...now, missing, surplus, damaged, converged: isWhole && now.hasEnoughPeers };
+}
+
+async function look(client: Client): Promise<RingCheck> {
+  const { blocks, unasked, ring } = await listAllBlocks(client);
+  return checkPlacement(ring, blocks, unasked);
+}
+
+/** While volumes are written to, some block is always on its way; only what stays wrong is wrong. */
+async function lookUntil(client: Client, waitMs: number): Promise<RingCheck> {
+  const endMs = performance.now() + waitMs;
+  let check = await look(client);
+  while (!check.converged && performance.now() + LIST_AGAIN_MS < endMs) {
+    await Bun.sleep(LIST_AGAIN_MS);
+    const now = await look(client);
+    check = now.ringVersion === check.ringVersion ? whatStays(check, now) : now;
+  }
+  return check;
 }
 
 /** Named on a terminal; all of them are in the JSON. */
@@ -131,13 +171,21 @@ export const ringCheckCommand = leaf({
   name: "check",
   description:
     "Ask every peer what it holds, and compare it with the ring; ends with exit code 1 where they differ",
-  examples: ["torus ctl ring check", "torus ctl ring check --json"],
-  args: { json: outputArgs.json, ...metaArgs },
+  examples: ["torus ctl ring check", "torus ctl ring check --wait 2m", "torus ctl ring check --json"],
+  args: {
+    wait: {
+      type: "string",
+      description: "List again until all that was wrong at first is right, at most this long",
+      valueHint: "T",
+    },
+    json: outputArgs.json,
+    ...metaArgs,
+  },
   async run(args) {
     const style = outputStyle(args);
+    const waitMs = args.wait === undefined ? 0 : parseDuration(args.wait);
     await withClient(args, async (client) => {
-      const { blocks, unasked, ring } = await listAllBlocks(client);
-      const check = checkPlacement(ring, blocks, unasked);
+      const check = await lookUntil(client, waitMs);
       process.stdout.write(style.format === "json" ? renderJson(check) : describe(check));
       if (!check.converged)
         throw new CommandError(

@@ -9,8 +9,15 @@
 import { assert, BlockKind, type BlockRef, type VolumeId } from "../../base";
 import type { NodeReader } from "../inode";
 import type { CollectionView, CollectionVolume } from "../ports";
-import { BlockAccess, BlockAges, type UpkeepPorts, walkLocalBlocks, WorkerLoop } from "../upkeep";
-import { BlockSet, type LogKey } from "./block-set";
+import {
+  BlockAccess,
+  BlockAges,
+  BlockSet,
+  type LogKey,
+  type UpkeepPorts,
+  walkLocalBlocks,
+  WorkerLoop,
+} from "../upkeep";
 import { Condemned } from "./condemned";
 import { Lineage } from "./lineage";
 
@@ -183,7 +190,7 @@ export class GarbageCollector {
 
   private async list(signal: AbortSignal): Promise<Held> {
     const held: Held = { blocks: new BlockSet(), count: 0, bytesOfLog: new Map() };
-    await walkLocalBlocks(this.ports.local, signal, (blocks) => {
+    await walkLocalBlocks(this.ports, signal, (blocks) => {
       for (const { ref, lengthBytes } of blocks) {
         held.blocks.add(ref);
         held.count++;

@@ -4,7 +4,7 @@
  * when it was found dead in an earlier generation, so between one and two graces later.
  */
 import type { BlockRef, Clock } from "../../base";
-import { BlockSet } from "./block-set";
+import { BlockSet } from "../upkeep";
 
 export class Condemned {
   private older = new BlockSet();

@@ -5,7 +5,7 @@
 import type { NodePointer } from "../head";
 import type { NodeReader } from "../inode";
 import type { CollectionVolume } from "../ports";
-import type { BlockSet } from "./block-set";
+import type { BlockSet } from "../upkeep";
 import { RootSet, sameRoot } from "./root-set";
 
 interface VolumeSets {

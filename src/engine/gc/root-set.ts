@@ -8,7 +8,8 @@
  */
 import type { NodePointer } from "../head";
 import { type NodeReader, type ReferenceVisitor, walkReferences } from "../inode";
-import { BlockSet, PointerCounts } from "./block-set";
+import { BlockSet } from "../upkeep";
+import { PointerCounts } from "./pointer-counts";
 
 export class RootSet {
   private constructor(

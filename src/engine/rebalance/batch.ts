@@ -33,6 +33,8 @@ export interface BatchContext {
   /** Told of every copy sent and every drop, as they happen. */
   onMoved(bytes: number): void;
   onDropped(blocks: number): void;
+  /** All its peers that are up have it; those that come up later are looked at when they do. */
+  onPlaced(ref: BlockRef): void;
 }
 
 export interface BatchOutcome {
@@ -78,6 +80,7 @@ export async function processBatch(
   const cases = listings.map((listing) => makeCase(context, listing));
   await askHolders(context, cases);
   await forEachLimited(cases, SENDS_MAX, (block) => sendLacking(context, block, outcome));
+  for (const block of cases) if (isPlaced(context, block)) context.onPlaced(block.listing.ref);
   await dropSurplus(context, cases, outcome);
   for (const block of cases) if (block.waits) outcome.waiting++;
 }
@@ -107,6 +110,12 @@ async function askHolders(context: BatchContext, cases: readonly BlockCase[]): P
     context.signal.throwIfAborted();
     block.statuses[position] = await context.access.ask(peer, block.listing.ref);
   });
+}
+
+function isPlaced({ knowledge, self }: BatchContext, { peers, statuses }: BlockCase): boolean {
+  return peers.every(
+    (peer, position) => statuses[position] === StorageStatus.ok || (peer !== self && !knowledge.isLive(peer)),
+  );
 }
 
 const isLacking = (status: StorageStatus) =>

@@ -16,11 +16,11 @@ import {
 } from "../upkeep";
 import { type BatchContext, type BatchOutcome, newOutcome, processBatch } from "./batch";
 import { type RebalanceStatus, SpeedMeter } from "./progress";
-import { BlockSelector, DesiredPeers, PeerKnowledge } from "./targets";
+import { BlockSelector, DesiredPeers, PeerKnowledge, PlacementMemory } from "./targets";
 
 export interface RebalanceOptions {
   readonly bytesPerSecond: number;
-  /** Between walks when everything is settled; finds blocks that writers placed here for want of another peer. */
+  /** At least so long between walks when everything is settled; they find blocks that writers could not place. */
   readonly sweepMs?: number;
   readonly isClientBusy?: () => boolean;
   /** Runs before blocks are sent, so that dead ones are not (collection). */
@@ -29,11 +29,12 @@ export interface RebalanceOptions {
   readonly onConflict?: (text: string) => void;
 }
 
-const SWEEP_MS = 60_000;
+const SWEEP_MS = 20_000;
+const SWEEP_MS_MAX = 3_600_000;
 const RETRY_MS_MIN = 2_000;
 const RETRY_MS_MAX = 60_000;
-/** However often it is tried again: looking takes at most this share of the time, beyond RETRY_MS_QUICK. */
-const RETRY_SHARE = 0.05;
+/** Looking takes at most this share of the time, however often it is done. */
+const LOOK_SHARE = 0.05;
 const RETRY_MS_QUICK = 5_000;
 const BATCH_BLOCKS = 128;
 /** Passes without any headway by those whose turn it is, after which this peer sends itself. */
@@ -45,6 +46,7 @@ export class Rebalancer {
   private readonly loop: WorkerLoop;
   private readonly speed: SpeedMeter;
   private readonly knowledge = new PeerKnowledge();
+  private readonly memory: PlacementMemory;
   private desired: DesiredPeers;
   private settled: DesiredPeers | undefined;
   private readonly unsubscribe: () => void;
@@ -70,6 +72,7 @@ export class Rebalancer {
     this.access = new BlockAccess(ports);
     this.pacer = new Pacer({ clock, ...options });
     this.speed = new SpeedMeter(clock);
+    this.memory = new PlacementMemory(clock);
     this.desired = new DesiredPeers(this.access.cluster.ring());
     this.loop = new WorkerLoop({ clock, round: (signal) => this.round(signal) });
     this.unsubscribe = registry.onClusterChange((view) => {
@@ -174,8 +177,11 @@ export class Rebalancer {
       desired,
       this.settled,
       this.knowledge,
+      this.memory,
     );
+    this.memory.turn();
     await this.survey(selector, signal);
+    const surveyMs = this.ports.clock.nowMs() - startedMs;
     const outcome = newOutcome();
     if (this.blocksLeft > 0) await this.move(selector, outcome, signal);
     for (const conflict of outcome.conflicts) this.options.onConflict?.(conflict);
@@ -185,15 +191,17 @@ export class Rebalancer {
       for (const peer of outcome.openPeers) this.knowledge.markOpen(peer);
       this.settled = desired;
     }
-    return this.waitAfter(outcome, this.ports.clock.nowMs() - startedMs);
+    const passMs = this.ports.clock.nowMs() - startedMs;
+    return this.waitAfter(outcome, surveyMs, passMs);
   }
 
   /** Counts what is to be looked at, so that progress has an end to be measured by. */
   private async survey(selector: BlockSelector, signal: AbortSignal): Promise<void> {
     let [held, surplus, left, leftBytes] = [0, 0, 0, 0];
-    await walkLocalBlocks(this.ports.local, signal, (blocks) => {
+    await walkLocalBlocks(this.ports, signal, (blocks) => {
       for (const { ref, lengthBytes } of blocks) {
         const { isMine, mustLook } = selector.select(ref);
+        this.memory.see(ref);
         held++;
         if (!isMine) surplus++;
         if (!mustLook) continue;
@@ -231,13 +239,14 @@ export class Rebalancer {
       onDropped: (blocks) => {
         this.blocksDropped += blocks;
       },
+      onPlaced: (ref) => this.memory.markPlaced(ref),
     };
     let batch: BlockListing[] = [];
     const process = async () => {
       await this.processCounted(context, batch, outcome);
       batch = [];
     };
-    await walkLocalBlocks(this.ports.local, signal, async (blocks) => {
+    await walkLocalBlocks(this.ports, signal, async (blocks) => {
       for (const listing of blocks) {
         if (!selector.select(listing.ref).mustLook || context.ages.isDeleted(listing.ref.volumeId)) continue;
         batch.push(listing);
@@ -270,8 +279,9 @@ export class Rebalancer {
     return this.access.cluster.view.ring.version === desired.ring.spec.version;
   }
 
-  private waitAfter(outcome: BatchOutcome, tookMs: number): number {
-    const { sweepMs = SWEEP_MS } = this.options;
+  private waitAfter(outcome: BatchOutcome, surveyMs: number, passMs: number): number {
+    const { sweepMs: sweepMsMin = SWEEP_MS } = this.options;
+    const sweepMs = Math.min(SWEEP_MS_MAX, Math.max(sweepMsMin, surveyMs / LOOK_SHARE));
     this.blocksWaiting = outcome.waiting;
     // Another's turn that never comes must not keep a block from its place for ever.
     const standsStill =
@@ -285,7 +295,9 @@ export class Rebalancer {
       // What was dropped just now is counted by another walk at once: a drained peer says soon that it is empty.
       return outcome.dropped > 0 ? 0 : sweepMs;
     }
-    const retryMsMax = Math.min(RETRY_MS_MAX, Math.max(RETRY_MS_QUICK, tookMs / RETRY_SHARE));
+    // A pass that moved something took the time its pace asks for; one that did not only asked and waited.
+    const lookMs = outcome.moved > 0 || outcome.dropped > 0 ? surveyMs : passMs;
+    const retryMsMax = Math.min(RETRY_MS_MAX, Math.max(RETRY_MS_QUICK, lookMs / LOOK_SHARE));
     return Math.min(sweepMs, retryMsMax, RETRY_MS_MIN * 2 ** this.retries++);
   }
 }

@@ -1,11 +1,13 @@
 /**
  * Which blocks a pass has to look at, decided without asking anybody: those whose peers changed since the ring at
  * which everything was settled, those that a peer should have of which it is not known what it has (it was away, or
- * its disk is another), and those that this peer holds though it should not.
+ * its disk is another), those that this peer holds though it should not, and those that came since: a writer that
+ * could not reach a peer leaves its blocks short of a copy, whatever the metadata says of that peer.
  */
-import type { BlockRef, PeerId } from "../../base";
+import type { BlockRef, Clock, PeerId } from "../../base";
 import { copyCount, type Ring } from "../../ring";
 import type { ClusterView } from "../ports";
+import { BlockSet } from "../upkeep";
 
 /** Where a block belongs at one ring version. */
 export class DesiredPeers {
@@ -80,6 +82,48 @@ export class PeerKnowledge {
   }
 }
 
+/** A block is looked at this long after it was first seen: until then its writer may still be sending it. */
+const SETTLING_MS = 10_000;
+
+/** Which blocks are known to be at all their peers, and which new ones are old enough to be asked about. */
+export class PlacementMemory {
+  private readonly placed = new BlockSet();
+  /** Not known to be placed, and seen this long ago. */
+  private older = new BlockSet();
+  private newer = new BlockSet();
+  private turnedAtMs: number;
+
+  constructor(private readonly clock: Clock) {
+    this.turnedAtMs = clock.nowMs();
+  }
+
+  get memoryBytes(): number {
+    return this.placed.memoryBytes + this.older.memoryBytes + this.newer.memoryBytes;
+  }
+
+  /** Before a walk. */
+  turn(): void {
+    const nowMs = this.clock.nowMs();
+    if (nowMs - this.turnedAtMs < SETTLING_MS) return;
+    this.turnedAtMs = nowMs;
+    this.older = this.newer;
+    this.newer = new BlockSet();
+  }
+
+  /** Takes note of a block that the walk meets. */
+  see(ref: BlockRef): void {
+    if (!this.placed.has(ref)) this.newer.add(ref);
+  }
+
+  markPlaced(ref: BlockRef): void {
+    this.placed.add(ref);
+  }
+
+  isDue(ref: BlockRef): boolean {
+    return this.older.has(ref) && !this.placed.has(ref);
+  }
+}
+
 export interface Selection {
   /** This peer should hold it. */
   readonly isMine: boolean;
@@ -96,6 +140,7 @@ export class BlockSelector {
     /** Where blocks belonged when everything was settled last; undefined after a start. */
     private readonly settled: DesiredPeers | undefined,
     private readonly knowledge: PeerKnowledge,
+    private readonly memory: PlacementMemory,
   ) {}
 
   select(ref: BlockRef): Selection {
@@ -105,8 +150,8 @@ export class BlockSelector {
     if (!isMine && !this.desired.isShort && now.every((peer) => knowledge.isLive(peer)))
       return { isMine, mustLook: true };
     if (now.some((peer) => peer !== self && knowledge.isOpen(peer))) return { isMine, mustLook: true };
-    if (this.settled === undefined)
-      return { isMine, mustLook: now.some((peer) => peer !== self && knowledge.isLive(peer)) };
+    const hasOthers = now.some((peer) => peer !== self && knowledge.isLive(peer));
+    if (this.settled === undefined || this.memory.isDue(ref)) return { isMine, mustLook: hasOthers };
     if (this.settled === this.desired) return { isMine, mustLook: false };
     this.settled.of(ref, before);
     return {

@@ -276,6 +276,24 @@ describe("Rebalancer", () => {
     await scene.stop();
   });
 
+  test("completes blocks that a writer left short of a copy, though no peer was ever seen away", async () => {
+    const harness = new Harness(3, 2);
+    const scene = await Scene.with(harness, 60);
+    scene.start();
+    await harness.time.advance(60_000);
+    harness.setVolume(1, { epoch: 5, dataIndex: 80, inodeIndex: 4 });
+    for (let index = 61; index <= 80; index++) {
+      const ref = dataRef(1, 5, index);
+      scene.refs.push(ref);
+      await harness.write(ref, harness.desiredPeers(ref).slice(index % 2, 1 + (index % 2)));
+    }
+    const before = scene.bytesPut;
+    await harness.time.advance(60_000);
+    expect(harness.misplaced(scene.refs)).toEqual([]);
+    expect(scene.bytesPut - before).toBe(20 * BLOCK_BYTES);
+    await scene.stop();
+  });
+
   test("sends what the peer whose turn it is never sends", async () => {
     const harness = new Harness(3, 2);
     const scene = await Scene.with(harness, 60);
