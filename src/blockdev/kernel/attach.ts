@@ -44,6 +44,11 @@ export interface KernelAttachment {
   readonly tookOver: boolean;
   /** Tells the kernel that the volume has another size. */
   resize(sizeBytes: number): Promise<void>;
+  /**
+   * New connections when the kernel closed all of them: it does so, several connections given, when requests took
+   * longer than its timeout (30 s), and sends them again.
+   */
+  reconnect(): Promise<void>;
   /** Flushes and disconnects. Throws "busy" while it is mounted. */
   detach(): Promise<void>;
 }
@@ -177,17 +182,22 @@ async function attachByNetlink(netlink: NbdNetlink, plan: Plan): Promise<KernelA
       (wanted === undefined || device.index === wanted),
   );
   let index: number;
+  let { sizeBytes } = plan;
   if (orphan === undefined) index = await connect(netlink, plan, wanted);
   else {
     index = orphan.index;
-    await takeOver(netlink, orphan, plan);
+    await takeOver(netlink, index, plan);
   }
   return {
     path: `/dev/nbd${index}`,
     index,
     method: "netlink",
     tookOver: orphan !== undefined,
-    resize: (newSizeBytes) => netlink.resize(index, newSizeBytes, identifier),
+    resize: async (newSizeBytes) => {
+      await netlink.resize(index, newSizeBytes, identifier);
+      sizeBytes = newSizeBytes;
+    },
+    reconnect: () => takeOver(netlink, index, { ...plan, sizeBytes }),
     detach: async () => {
       await detach(index, () => netlink.disconnect(index));
       netlink.close();
@@ -216,19 +226,19 @@ async function connect(netlink: NbdNetlink, plan: Plan, wanted: number | undefin
  * Gives new sockets until the device has as many as we want, or as many as it has places: the kernel puts one only in
  * the place of a dead one, notices death in its own time, and answers "done" either way.
  */
-async function takeOver(netlink: NbdNetlink, device: NbdDevice, plan: Plan): Promise<void> {
+async function takeOver(netlink: NbdNetlink, index: number, plan: Plan): Promise<void> {
   const startMs = performance.now();
   let kept = 0;
   for (;;) {
     kept += await offerSockets(plan.connectionCount - kept, plan.serve, (sockets) =>
-      netlink.reconfigure(device.index, sockets, plan.sizeBytes, plan.identifier),
+      netlink.reconfigure(index, sockets, plan.sizeBytes, plan.identifier),
     );
     const waitedMs = performance.now() - startMs;
     if (kept === plan.connectionCount || (kept > 0 && waitedMs > TAKE_OVER_REST_MS_MAX)) return;
     if (waitedMs > TAKE_OVER_MS_MAX)
       throw new KernelError(
         "busy",
-        `Cannot take over ${device.path}: the process that attached it is alive; detach it there first`,
+        `Cannot take over /dev/nbd${index}: the process that attached it is alive; detach it there first`,
       );
     await Bun.sleep(LOOK_AGAIN_MS);
   }
@@ -255,6 +265,10 @@ async function attachByIoctl(plan: Plan): Promise<KernelAttachment> {
     resize: () =>
       Promise.reject(
         new KernelError("not-supported", `Cannot resize /dev/nbd${index} while attached: attach it again`),
+      ),
+    reconnect: () =>
+      Promise.reject(
+        new KernelError("not-supported", `Cannot connect /dev/nbd${index} again: attach it again`),
       ),
     detach: async () => {
       await detach(index, async () => connection?.disconnect());

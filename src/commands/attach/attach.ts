@@ -74,7 +74,7 @@ export interface VolumeAttachment {
 }
 
 /** How long a device may take to be gone after its last socket ended. */
-const GONE_MS_MAX = 10_000;
+const GONE_MS_MAX = 2_000;
 const LOOK_AGAIN_MS = 50;
 
 /** Throws what opening the volume throws, or KernelError; then nothing is attached and the volume is given back. */
@@ -96,10 +96,13 @@ export async function attachVolume(
     const path = attachment?.path;
     // While attaching, a socket that the kernel did not want ends too.
     if (path === undefined || detaching) return;
-    if (!(await isGone(path)))
-      return end(
-        new CommandError("conflict", `Cannot go on serving ${path}: the kernel closed its connections`),
-      );
+    if (!(await isGone(path))) {
+      if (detaching) return;
+      log("warn", `The kernel closed the connections of ${path}, as requests took long: connecting again`);
+      await attachment?.reconnect().catch((error: unknown) => end(asError(error)));
+      return;
+    }
+    if (detaching) return;
     detaching = true;
     log("info", `${path} was detached by somebody else`);
     await giveBack(path).then(
