@@ -57,7 +57,7 @@ describe("the status page", () => {
       expect(page).toContain(peerId);
     }
     expect(page).toContain("database");
-    expect(page).toMatch(/\(pid \d+\)/);
+    expect(page).toMatch(/\(pid \d+/);
     expect(page).toContain("3 of 3 up");
     expect(page).not.toContain("<b>logs");
     const { stderr } = await scene.run(
