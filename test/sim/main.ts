@@ -1,6 +1,7 @@
 /**
  * The simulator's command: `bun run sim --seeds 200` runs seeds 1 .. 200 and says what was injected; `--seed 17`
- * replays one, with `--trace` every line of it. A failing seed prints its end, the commit and the command.
+ * replays one, with `--trace` every line of it. A failing seed prints its end, the commit and the command; with
+ * `--shrink` its schedule of faults is cut off ever earlier, as long as it still fails.
  */
 import { Simulation, type SimulationResult } from "./simulation";
 
@@ -10,13 +11,26 @@ interface Arguments {
   readonly trace: boolean;
   readonly twice: boolean;
   readonly keepGoing: boolean;
+  readonly shrink: boolean;
+  readonly faultMs: number | undefined;
 }
 
-const USAGE = "usage: bun run sim [--seeds N] [--from S] [--seed S] [--trace] [--twice] [--keep-going]";
+const USAGE =
+  "usage: bun run sim [--seeds N] [--from S] [--seed S] [--trace] [--twice] [--keep-going] [--shrink] [--fault-ms MS]";
 const TAIL_LINES = 80;
+/** Longer than any safety phase. */
+const FAULT_MS_MAX = 60_000;
 
 function parseArguments(words: readonly string[]): Arguments {
-  const values = { from: 1, count: 100, trace: false, twice: false, keepGoing: false };
+  const values = {
+    from: 1,
+    count: 100,
+    trace: false,
+    twice: false,
+    keepGoing: false,
+    shrink: false,
+    faultMs: undefined as number | undefined,
+  };
   const queue = [...words];
   const number = (): number => {
     const value = Number(queue.shift());
@@ -30,6 +44,8 @@ function parseArguments(words: readonly string[]): Arguments {
     else if (word === "--trace") values.trace = true;
     else if (word === "--twice") values.twice = true;
     else if (word === "--keep-going") values.keepGoing = true;
+    else if (word === "--shrink") values.shrink = true;
+    else if (word === "--fault-ms") values.faultMs = number();
     else throw new Error(USAGE);
   return values;
 }
@@ -40,9 +56,13 @@ function commit(): string {
 }
 
 /** Returns the result, or undefined after it told why the seed failed. */
-function runSeed(seed: number, trace: boolean): SimulationResult | undefined {
+function runSeed(seed: number, trace: boolean, faultMs?: number): SimulationResult | undefined {
   const print = trace ? (line: string) => console.log(line) : undefined;
-  const simulation = new Simulation({ seed, ...(print && { print }) });
+  const simulation = new Simulation({
+    seed,
+    ...(print && { print }),
+    ...(faultMs !== undefined && { faultMs }),
+  });
   try {
     return simulation.run();
   } catch (error) {
@@ -71,25 +91,56 @@ function report(results: readonly SimulationResult[], elapsedMs: number): void {
   );
 }
 
+function fails(seed: number, faultMs: number): boolean {
+  try {
+    new Simulation({ seed, faultMs }).run();
+    return false;
+  } catch {
+    // Whatever it is: the shortest schedule that still goes wrong is looked for.
+    return true;
+  }
+}
+
+/** The shortest safety phase, to a tenth of a second, with which the seed still fails. */
+function shrink(seed: number): void {
+  let low = 0;
+  let high = FAULT_MS_MAX;
+  while (high - low > 100) {
+    const middle = Math.floor((low + high) / 2);
+    if (fails(seed, middle)) high = middle;
+    else low = middle;
+  }
+  console.log(`shrunk: bun run sim --seed ${seed} --fault-ms ${high} --trace`);
+}
+
 const rejections: unknown[] = [];
 process.on("unhandledRejection", (reason) => rejections.push(reason));
 
 async function main(): Promise<number> {
-  const { from, count, trace, twice, keepGoing } = parseArguments(process.argv.slice(2));
+  const {
+    from,
+    count,
+    trace,
+    twice,
+    keepGoing,
+    shrink: shrinks,
+    faultMs,
+  } = parseArguments(process.argv.slice(2));
   const startMs = performance.now();
   const results: SimulationResult[] = [];
   const failed: number[] = [];
   for (let seed = from; seed < from + count; seed += 1) {
-    const result = runSeed(seed, trace);
+    const result = runSeed(seed, trace, faultMs);
     // Rejections nobody handled are reported between macrotasks.
     await new Promise((resolve) => setImmediate(resolve));
     const unhandled = rejections.splice(0);
     for (const reason of unhandled) console.log(`seed ${seed}: a rejection was not handled:`, reason);
-    const again = twice && result !== undefined ? runSeed(seed, false) : result;
+    const again = twice && result !== undefined ? runSeed(seed, false, faultMs) : result;
     const differs = result !== undefined && again?.traceHash !== result.traceHash;
     if (differs) console.log(`seed ${seed} FAILED: two runs of it gave different traces`);
     if (result === undefined || differs || unhandled.length > 0) {
       failed.push(seed);
+      if (shrinks && result === undefined) shrink(seed);
       if (!keepGoing) break;
     } else results.push(result);
   }
