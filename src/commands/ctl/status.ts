@@ -125,6 +125,7 @@ export async function clusterStatus(metadata: Metadata): Promise<ClusterStatus> 
       problems.push(
         `Volume ${volume.name} writes ${volume.logWidth} copies instead of ${ring.replication} for now`,
       );
+  const members = rows.filter((row) => ring.members.some((member) => member.peerId === row.peerId));
   const rebalance = movementOf(rows, ring.version);
   if (rebalance.bytesLeft > 0)
     problems.push(
@@ -145,8 +146,8 @@ export async function clusterStatus(metadata: Metadata): Promise<ClusterStatus> 
     metadata: metadata.context.store.description,
     ring: { version: ring.version, type: ring.type, replication: ring.replication },
     peers: rows,
-    usedBytes: rows.reduce((sum, row) => sum + row.usedBytes, 0),
-    sizeBytes: rows.reduce((sum, row) => sum + row.capacityBytes, 0),
+    usedBytes: members.reduce((sum, row) => sum + row.usedBytes, 0),
+    sizeBytes: members.reduce((sum, row) => sum + row.capacityBytes, 0),
     volumes: states,
     notes,
     rebalance,

@@ -3,10 +3,17 @@
  * a good copy of another peer and checked again. It runs when its time has come, or when asked; it remembers where it
  * was, so that a restart does not begin anew.
  */
-import { type BlockRef, formatBlockRef } from "../../base";
+import { type BlockRef, formatBlockRef, sleep } from "../../base";
 import { type BlockListing, StorageStatus } from "../ports";
 import { BlockAccess, BlockAges, Pacer, UpkeepError, type UpkeepPorts, WorkerLoop } from "../upkeep";
-import { decodeProgress, encodeProgress, type ScrubProgress, type ScrubProgressStore } from "./progress";
+import {
+  decodeProgress,
+  encodeProgress,
+  partCount,
+  partOf,
+  type ScrubProgress,
+  type ScrubProgressStore,
+} from "./progress";
 
 export interface ScrubOptions {
   readonly bytesPerSecond: number;
@@ -49,6 +56,8 @@ export class Scrubber {
   private readonly pacer: Pacer;
   private readonly loop: WorkerLoop;
   private progress: ScrubProgress = newProgress(0, 0);
+  /** What was checked when the part under way began: a restart goes on from there. */
+  private checkedBefore = { blocksChecked: 0, bytesChecked: 0 };
   private isLoaded = false;
   private isRequested = false;
   private isRunning = false;
@@ -133,10 +142,11 @@ export class Scrubber {
       this.progress = decodeProgress(await this.options.progress.load()) ?? newProgress(0, 0);
       this.isLoaded = true;
     }
-    const isInterrupted = this.progress.cursor !== undefined;
+    const isInterrupted = this.progress.parts > 0;
     const dueInMs = this.dueInMs();
     if (!isInterrupted && !this.isRequested && dueInMs > 0) return Math.min(WAIT_MS_MAX, dueInMs);
     if (!isInterrupted) this.progress = newProgress(this.ports.clock.wallMs(), this.progress.finishedWallMs);
+    this.noteChecked();
     this.isRequested = false;
     this.isRunning = true;
     try {
@@ -161,25 +171,52 @@ export class Scrubber {
     this.runStartedMs = clock.nowMs();
     this.blocksThisRun = 0;
     this.blocksTotal = (await local.statistics()).blockCount;
-    if (this.progress.cursor === undefined) this.unrepaired.clear();
-    let { cursor } = this.progress;
+    if (this.progress.parts === 0) {
+      this.unrepaired.clear();
+      this.progress = { ...this.progress, parts: partCount(this.blocksTotal) };
+    }
+    const { parts } = this.progress;
+    for (let part = this.progress.partsDone; part < parts; part++) {
+      await this.scrubPart(part, parts, signal);
+      this.progress = { ...this.progress, partsDone: part + 1 };
+      this.noteChecked();
+      if (clock.nowMs() - this.savedAtMs >= SAVE_MS) await this.save();
+    }
+    this.progress = { ...this.progress, parts: 0, partsDone: 0, finishedWallMs: clock.wallMs() };
+    await this.save();
+  }
+
+  private async scrubPart(part: number, parts: number, signal: AbortSignal): Promise<void> {
+    const { local, clock } = this.ports;
+    let due: BlockListing[] = [];
+    let cursor: string | undefined;
     do {
       const page = await local.list(
         cursor === undefined ? { limit: LIST_BLOCKS } : { limit: LIST_BLOCKS, cursor },
       );
-      for (let start = 0; start < page.blocks.length; start += CHECK_BLOCKS_MAX)
-        await this.check(page.blocks.slice(start, start + CHECK_BLOCKS_MAX), signal);
+      for (const listing of page.blocks) {
+        if (partOf(listing.ref, parts) !== part) continue;
+        due.push(listing);
+        if (due.length < CHECK_BLOCKS_MAX) continue;
+        await this.check(due, signal);
+        due = [];
+      }
       cursor = page.cursor;
-      if (cursor !== undefined) this.progress = { ...this.progress, cursor };
-      if (clock.nowMs() - this.savedAtMs >= SAVE_MS) await this.save();
+      // Clients are served by this very thread.
+      await sleep(clock, 0, signal);
     } while (cursor !== undefined);
-    this.progress = { ...this.progress, cursor: undefined, finishedWallMs: clock.wallMs() };
-    await this.save();
+    if (due.length > 0) await this.check(due, signal);
+  }
+
+  private noteChecked(): void {
+    const { blocksChecked, bytesChecked } = this.progress;
+    this.checkedBefore = { blocksChecked, bytesChecked };
   }
 
   private async save(): Promise<void> {
     this.savedAtMs = this.ports.clock.nowMs();
-    await this.options.progress.save(encodeProgress(this.progress));
+    const checked = this.progress.parts > 0 ? this.checkedBefore : {};
+    await this.options.progress.save(encodeProgress({ ...this.progress, ...checked }));
   }
 
   private async check(blocks: readonly BlockListing[], signal: AbortSignal): Promise<void> {
@@ -234,7 +271,8 @@ export class Scrubber {
 
 function newProgress(startedWallMs: number, finishedWallMs: number): ScrubProgress {
   return {
-    cursor: undefined,
+    parts: 0,
+    partsDone: 0,
     startedWallMs,
     blocksChecked: 0,
     bytesChecked: 0,

@@ -23,7 +23,7 @@ export interface UpkeepOrders {
 }
 
 const NO_ORDERS: JobOrders = { paused: false, bytesPerSecond: null, requests: 0 };
-export const NO_UPKEEP_ORDERS: UpkeepOrders = { rebalance: NO_ORDERS, scrub: NO_ORDERS, gc: { requests: 0 } };
+const NO_UPKEEP_ORDERS: UpkeepOrders = { rebalance: NO_ORDERS, scrub: NO_ORDERS, gc: { requests: 0 } };
 
 export class UpkeepAdmin {
   readonly #context: MetaContext;
