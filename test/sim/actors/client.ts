@@ -37,7 +37,7 @@ const BLOCK_SIZE_BYTES = 64 * 1024;
 /** A request that takes longer is a hang: every deadline in the volume is shorter. */
 const REQUEST_HANG_MS = 240_000;
 const IO_PAGES_MAX = 12;
-const RESTORE_CHANCE = 0.15;
+const RESTORE_CHANCE = 0.3;
 
 export interface ClientMachine {
   readonly world: World;

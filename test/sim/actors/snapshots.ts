@@ -64,7 +64,10 @@ export class SimSnapshots {
     }
     this.counts.taken += 1;
     world.log("admin", `took snapshot ${name}`);
-    this.list.push(new SnapshotModel(name, model, model.endSnapshot(oldest)));
+    const snapshot = new SnapshotModel(name, model, model.endSnapshot(oldest));
+    this.list.push(snapshot);
+    // Only what was read once can be restored or cloned, for only then it is known what that must give.
+    await this.read(snapshot);
   }
 
   async delete(): Promise<void> {
