@@ -25,6 +25,8 @@ const CACHED_REQUEST_BYTES_MAX = 256 * 1024;
 const RUN_PAGES_MAX = 256;
 /** Rounds over all peers before a range fails, and the pause before each further one. */
 const ROUND_COUNT_MAX = 3;
+/** While some peer does not answer it may only be slow, or about to return: an error would be for good. */
+const UNANSWERED_ROUND_COUNT_MAX = 30;
 const ROUND_PAUSE_MS = 300;
 const LEASE_POLL_MS = 50;
 const POOL_MAX = 1024;
@@ -252,7 +254,7 @@ export class ReadPath {
     piece.location = location;
     request.pending++;
     const ref = map.refOf(lsnOf(location));
-    if (!ref) return this.#onPieceFailed(request, piece);
+    if (!ref) return this.#onPieceFailed(request, piece, StorageStatus.notFound);
     const read = reader.acquire();
     read.ref = ref;
     read.firstSlot = slotOf(location);
@@ -285,7 +287,7 @@ export class ReadPath {
     }
     if (piece.scratchOffset >= 0) this.#scratchFree.push(piece.scratchOffset);
     reader.release(read);
-    if (status !== StorageStatus.ok) return this.#onPieceFailed(request, piece);
+    if (status !== StorageStatus.ok) return this.#onPieceFailed(request, piece, status);
     this.#pieces.push(piece);
     this.#pieceEnded(request);
   };
@@ -302,7 +304,7 @@ export class ReadPath {
   }
 
   /** Every peer was asked in vain: look the pages up again, for they may have moved, and ask again. */
-  #onPieceFailed(request: ReadRequest, piece: Piece): void {
+  #onPieceFailed(request: ReadRequest, piece: Piece, failure: StorageStatus): void {
     const { firstPage, pageCount, location } = piece;
     this.#pieces.push(piece);
     if (this.#stopped) request.status = ReadStatus.stopped;
@@ -323,7 +325,8 @@ export class ReadPath {
       request.round++;
       request.roundMs = nowMs;
     }
-    if (request.round >= ROUND_COUNT_MAX) {
+    const isUnanswered = failure === StorageStatus.unreachable;
+    if (request.round >= (isUnanswered ? UNANSWERED_ROUND_COUNT_MAX : ROUND_COUNT_MAX)) {
       request.status = ReadStatus.ioError;
       return this.#pieceEnded(request);
     }
