@@ -139,8 +139,11 @@ scene.test(
     await server.start();
     await cluster.daemons[1]!.kill();
     expect(await nbdsh(scene, server.uri("disk"), VERIFY)).toContain("verified");
+    // It cannot detach with two copies now; the next open puts the log's tail in order, which nobody else may move.
     expect(await server.stop()).not.toBeNull();
     await cluster.daemons[1]!.start();
+    await server.start();
+    expect(await server.stop()).toBe(0);
   },
   300_000,
 );
