@@ -91,7 +91,8 @@ scene.test("every panel's query returns data and every rule evaluates while a lo
       iodepth: 8,
       fsync: 16,
       time_based: 1,
-      runtime: 60,
+      // Longer than all the waiting below; it is ended when everything was seen.
+      runtime: 600,
     }),
   );
   const dashboard = JSON.parse(readFileSync(join(shipped, "dashboard.json"), "utf8")) as Dashboard;
