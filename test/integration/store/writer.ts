@@ -13,7 +13,7 @@ import {
   systemRandom,
   WorkerSyncer,
 } from "../../../src/base/io";
-import { StorageStatus } from "../../../src/engine/ports";
+import { isStored, StorageStatus } from "../../../src/engine/ports";
 import { openSegmentStore } from "../../../src/engine/store";
 import { CLUSTER, dataBlock, dataRef } from "../../unit/engine/store/blocks";
 
@@ -52,7 +52,7 @@ function putNext(): void {
     lengthBytes: block.lengthBytes,
     writerEpoch: 1,
     done: (status) => {
-      if (status === StorageStatus.ok) process.stdout.write(`put ${mine}\n`);
+      if (isStored(status)) process.stdout.write(`put ${mine}\n`);
       else if (status !== StorageStatus.outOfSpace) throw new Error(`put ${mine} was answered ${status}`);
       if (mine % 50 === 0)
         store.fence(asVolumeId(2), asEpoch(mine), (fenced) => {
