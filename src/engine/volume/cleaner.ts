@@ -219,12 +219,17 @@ export class Cleaner {
     return this.#log.overlay.locate(page) === NOT_IN_OVERLAY && this.#core.map.locationOf(page) === location;
   }
 
-  /** Writers go first: cleaning waits while buffers are short. */
+  /**
+   * Writers go first: cleaning waits while buffers are short. Free buffers alone do not say that there is room: the
+   * log holds back at its own limit of blocks that are not yet in the map. Waiting is always for the clock, never for a
+   * promise that is settled already: that would keep the thread from the very events that make room.
+   */
   async #hasRoom(): Promise<boolean> {
     const { blockPool, clock } = this.#core.ports;
     const needed = Math.min(FREE_BUFFERS_MIN, blockPool.blockCountMax - 1);
-    while (!this.#stopped && (blockPool.freeCount < needed || this.#core.distributor.full))
-      await sleep(clock, ROOM_POLL_MS);
+    const isShort = (): boolean =>
+      blockPool.freeCount < needed || this.#core.distributor.full || this.#log.room() === 0;
+    while (!this.#stopped && isShort()) await sleep(clock, ROOM_POLL_MS);
     return !this.#stopped;
   }
 }

@@ -2,7 +2,16 @@
 import { describe, expect, test } from "bun:test";
 import { openSnapshotVolume, type Volume, VolumeError } from "../../../../src/engine/volume";
 import { SnapshotAdmin, VolumeAdmin } from "../../../../src/meta";
-import { flush, read, SeededRandom, type TestClient, TestCluster, trim, write } from "./cluster";
+import {
+  flush,
+  read,
+  SeededRandom,
+  type TestClient,
+  TestCluster,
+  type TestPeer,
+  trim,
+  write,
+} from "./cluster";
 
 const MIB = 1024 ** 2;
 const filled = (length: number, value: number): Uint8Array => new Uint8Array(length).fill(value);
@@ -448,6 +457,40 @@ describe("cleaning", () => {
       for (let index = 0; index < 16; index++)
         expect(found[index * 4096 + 5]).toBe(stamps[page + index] as number);
     }
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+  }, 30_000);
+
+  test("gives the thread back while the log holds back and buffers are free", async () => {
+    const sizeBytes = 16 * MIB;
+    const cluster = await TestCluster.start({ peerCount: 2 });
+    await cluster.run(cluster.volumes.create("db", sizeBytes));
+    // Buffers enough that the log's own limit of blocks under way comes first.
+    const bufferCount = 64;
+    const client = await cluster.client({
+      writeBufferBytes: bufferCount * (cluster.blockSizeBytes + 32_768),
+    });
+    const options = { checkpointIntervalMs: 2_000, cleanBytesPerSecond: MIB };
+    const volume = await cluster.run(client.open("db", options));
+    const bytes = filled(MIB, 1);
+    for (let offset = 0; offset < sizeBytes; offset += MIB)
+      expect(await cluster.run(write(volume, offset, bytes))).toBe(0);
+    // Three of four pages, so that little of each block is live.
+    for (let offset = 0; offset < sizeBytes; offset += 16_384)
+      expect(await cluster.run(write(volume, offset, filled(12_288, 2)))).toBe(0);
+    expect(await cluster.run(flush(volume))).toBe(0);
+    for (let waited = 0; volume.statistics.pagesCleaned === 0 && waited < 200; waited++)
+      await cluster.pass(100);
+    expect(volume.statistics.pagesCleaned).toBeGreaterThan(0);
+    // With one of the two peers silent nothing is acknowledged, until the log set has changed.
+    (cluster.peers[1] as TestPeer).silent = true;
+    const writes: Promise<number>[] = [];
+    for (let offset = 0; offset < sizeBytes; offset += MIB)
+      writes.push(write(volume, offset, filled(MIB, 3)));
+    await cluster.pass(2_000);
+    for (const status of await cluster.run(Promise.all(writes))) expect(status).toBe(0);
+    expect(await cluster.run(flush(volume))).toBe(0);
+    for (let offset = 0; offset < sizeBytes; offset += MIB)
+      expect((await cluster.run(read(volume, offset, 4_096)))[9]).toBe(3);
     expect((await cluster.run(volume.close())).clean).toBe(true);
   }, 30_000);
 });
