@@ -162,6 +162,7 @@ describe("NbdServer with real clients", () => {
       await run([
         "fio",
         "--name=verify",
+        "--thread",
         "--ioengine=nbd",
         `--uri=${unix}`,
         ...options,

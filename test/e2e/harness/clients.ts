@@ -82,14 +82,22 @@ export interface FioResult {
   }[];
 }
 
-/** fio's arguments for one job on an export. */
+/** fio's arguments for one job on an export. The job is a thread: a process of its own would outlive a killed fio. */
 export function fioCommand(
   uri: string,
   name: string,
   options: Readonly<Record<string, string | number>>,
 ): string[] {
   const args = Object.entries(options).map(([key, value]) => `--${key}=${value}`);
-  return ["fio", "--ioengine=nbd", `--uri=${uri}`, `--name=${name}`, "--output-format=json", ...args];
+  return [
+    "fio",
+    "--thread",
+    "--ioengine=nbd",
+    `--uri=${uri}`,
+    `--name=${name}`,
+    "--output-format=json",
+    ...args,
+  ];
 }
 
 /** Runs one fio job; any I/O or verification error throws. */
