@@ -17,8 +17,7 @@ function fail(error: unknown): never {
 process.on("uncaughtException", fail);
 process.on("unhandledRejection", fail);
 
-if (words.length === 1 && (words[0] === "--version" || words[0] === "-v")) await run(["version"]);
-else await run(words);
+await run(words.length === 1 && words[0] === "-v" ? ["version"] : words);
 
 /** Ends the process when the command is done, even if a library left a timer or a socket behind. */
 async function run(command: readonly string[]): Promise<never> {

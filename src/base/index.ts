@@ -32,6 +32,7 @@ export {
 } from "./ids";
 export {
   DURATION_MS_MAX,
+  formatCount,
   formatDuration,
   formatRate,
   formatSize,

@@ -134,3 +134,8 @@ export function formatDuration(durationMs: number): string {
   const shown = parts.slice(first, first + 2).filter(([amount]) => amount > 0);
   return sign + shown.map(([amount, unit]) => `${amount}${unit}`).join("");
 }
+
+/** `1 volume`, `2 volumes`, for nouns whose plural takes an s. */
+export function formatCount(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}

@@ -1,7 +1,7 @@
 /** `torus blk attach`: a volume as a disk of this machine, in one line. */
 import { resolve } from "node:path";
-import { parseDuration, parseSize } from "../../base";
-import { leaf, metaArgs, UsageError } from "../cli";
+import { parseDuration } from "../../base";
+import { leaf, metaArgs, parseVolumeSize, UsageError } from "../cli";
 import { httpArgs, volumeArgs } from "../client";
 import { attachArgs, attachOptions } from "./attach-options";
 import { serveAttached } from "./attached";
@@ -43,7 +43,7 @@ export const attachCommand = leaf({
       throw new UsageError("A snapshot is read-only: --create and --mkfs go with volumes");
     const serve = {
       options: attachOptions(name, args.device, args),
-      createSizeBytes: args.create === undefined ? undefined : parseSize(args.create),
+      createSizeBytes: args.create === undefined ? undefined : parseVolumeSize(args.create),
       fileSystem: args.mkfs,
       mountPoint: args.mount === undefined ? undefined : resolve(args.mount),
       detachOnExit: args["detach-on-exit"] === true,

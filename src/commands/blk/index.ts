@@ -16,6 +16,7 @@ export const blkCommand = group("blk", "Use volumes on this machine", {
   nbdserve: nbdserveCommand,
   flex: flexCommand,
   aoe: aoeCommand,
-  // Loaded when asked for: it brings an HTTP/2 server along.
+  // Loaded when asked for: they bring along what the others do without.
+  bench: () => import("./bench").then((module) => module.benchCommand),
   csi: () => import("./csi").then((module) => module.csiCommand),
 });

@@ -37,7 +37,7 @@ export const nbdserveCommand = leaf({
     ...httpArgs,
     ...metaArgs,
   },
-  variadic: "VOLUME...",
+  variadic: "[VOLUME...]",
   async run(args, names) {
     let stop: (failure: TorusError | undefined) => void = () => {};
     const ended = new Promise<TorusError | undefined>((resolve) => {

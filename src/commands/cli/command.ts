@@ -4,7 +4,7 @@
  * something else, so a leaf command checks them all, prints one line and ends with exit code 2.
  */
 import type { AnyCommand } from "./any-command";
-import { type ArgsDef, type CommandDef, defineCommand, type ParsedArgs } from "citty";
+import { type ArgsDef, type CommandDef, type CommandMeta, defineCommand, type ParsedArgs } from "citty";
 import { UsageError } from "./errors";
 
 export interface LeafOptions<Args extends ArgsDef> {
@@ -13,11 +13,17 @@ export interface LeafOptions<Args extends ArgsDef> {
   /** Whole command lines, shown by --help. */
   readonly examples: readonly string[];
   readonly args: Args;
-  /** Name and purpose of further positional arguments; without it a surplus argument is wrong usage. */
+  /** Further positional arguments as the usage shows them; without it a surplus argument is wrong usage. */
   readonly variadic?: string;
   readonly hidden?: boolean;
   readonly alias?: readonly string[];
   run(args: ParsedArgs<Args>, rest: readonly string[]): void | Promise<void>;
+}
+
+/** What the help and the reference show beyond what citty knows. */
+export interface LeafMeta extends CommandMeta {
+  readonly examples?: readonly string[];
+  readonly variadic?: string;
 }
 
 function kebab(name: string): string {
@@ -67,26 +73,27 @@ function checkFlags(command: string, raw: readonly string[], definitions: ArgsDe
 
 /** A command that does something. */
 export function leaf<const Args extends ArgsDef>(options: LeafOptions<Args>): CommandDef<Args> {
-  const examples = options.examples.map((line) => `  ${line}`).join("\n");
+  const { name, description, examples, variadic, hidden, alias } = options;
+  const meta: LeafMeta = {
+    ...{ name, description, examples },
+    ...(variadic === undefined ? {} : { variadic }),
+    ...(hidden === undefined ? {} : { hidden }),
+    ...(alias === undefined ? {} : { alias: [...alias] }),
+  };
   return defineCommand<Args>({
-    meta: {
-      name: options.name,
-      description: examples === "" ? options.description : `${options.description}\n\n${examples}\n\n`,
-      ...(options.hidden === undefined ? {} : { hidden: options.hidden }),
-      ...(options.alias === undefined ? {} : { alias: [...options.alias] }),
-    },
+    meta,
     args: options.args,
     async run(context) {
-      checkFlags(options.name, context.rawArgs, options.args);
+      // How the command was called, when the dispatcher says so: "torus ctl volume list".
+      const called = typeof context.data === "string" ? context.data : name;
+      checkFlags(called, context.rawArgs, options.args);
       const positionals = Object.values(options.args as ArgsDef).filter(
         (a) => a.type === "positional",
       ).length;
       const words = context.args._ as readonly string[];
       const rest = words.slice(positionals);
-      if (rest.length > 0 && options.variadic === undefined)
-        throw new UsageError(
-          `Unexpected argument "${rest[0]}" for "${options.name}": see ${options.name} --help`,
-        );
+      if (rest.length > 0 && variadic === undefined)
+        throw new UsageError(`Unexpected argument "${rest[0]}" for "${called}": see ${called} --help`);
       await options.run(context.args, rest);
     },
   });

@@ -1,5 +1,5 @@
 export type { AnyCommand } from "./any-command";
-export { group, leaf } from "./command";
+export { group, leaf, type LeafMeta } from "./command";
 export { CommandError, type CommandErrorCode, UsageError } from "./errors";
 export {
   type ConfigFile,
@@ -12,4 +12,11 @@ export {
   resolveMetaLocation,
   resolvePeerTls,
 } from "./meta-options";
+export {
+  levelArgs,
+  parseVolumeSize,
+  parseWriteLevel,
+  type ReadLevel,
+  type WriteLevel,
+} from "./volume-options";
 export { changeRing, type Metadata, metadataOver, openStore, withMetadata } from "./metadata";

@@ -154,10 +154,13 @@ function peerFiles(flags: MetaFlags, profile: Profile | undefined): PemFiles {
 async function profileOf(flags: MetaFlags): Promise<Profile | undefined> {
   const config = await readConfigFile();
   const name = flags.profile ?? process.env.TORUS_PROFILE ?? config.default;
-  const profile = name === undefined ? undefined : config.profiles[name];
-  if (name !== undefined && profile === undefined && flags.profile !== undefined)
-    throw new UsageError(`Unknown profile "${name}": ${configFilePath()} does not hold it`);
-  return profile;
+  if (name === undefined) return undefined;
+  // Going on with another cluster than the one that was named would be the worst answer.
+  if (!Object.hasOwn(config.profiles, name))
+    throw new UsageError(
+      `Unknown profile "${name}": ${configFilePath()} does not hold it; see torus ctl config --view`,
+    );
+  return config.profiles[name];
 }
 
 /** The certificate of this process towards daemons and peers; undefined without one. Throws when a part is missing. */

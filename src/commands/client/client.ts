@@ -8,7 +8,9 @@ import {
   type Metadata,
   type MetaFlags,
   metadataOver,
+  levelArgs,
   openStore,
+  parseWriteLevel,
   resolveMetaLocation,
   resolvePeerTls,
   UsageError,
@@ -28,12 +30,7 @@ export const volumeArgs = {
     description: "Memory for writes on the way (default 32MiB)",
     valueHint: "SIZE",
   },
-  "read-level": { type: "enum", options: ["block", "seq", "spread"], description: "Whom to ask first" },
-  "write-level": {
-    type: "enum",
-    options: ["all", "quorum", "one"],
-    description: "How many copies acknowledge",
-  },
+  ...levelArgs,
   "accept-loss": {
     type: "boolean",
     description:
@@ -81,6 +78,7 @@ export async function startClient(
   waitForLockMs: number = WAIT_MS_DEFAULT,
   onFatal: (error: TorusError) => void = () => {},
 ): Promise<Client> {
+  const writeLevel = flags["write-level"] === undefined ? undefined : parseWriteLevel(flags["write-level"]);
   const logger = makeLogger("text", flags.debug ? "debug" : "info");
   const store = await openStore(await resolveMetaLocation(flags));
   const metadata = metadataOver(store);
@@ -131,7 +129,7 @@ export async function startClient(
       writeCacheBytes: parseSize(flags["write-cache-size"] ?? "32MiB"),
       volume: {
         ...(flags["read-level"] === undefined ? {} : { readLevel: flags["read-level"] as "block" }),
-        ...(flags["write-level"] === undefined ? {} : { writeLevel: flags["write-level"] as "all" }),
+        ...(writeLevel === undefined ? {} : { writeLevel }),
         acceptLoss: flags["accept-loss"] === true,
       },
       waitForLockMs,

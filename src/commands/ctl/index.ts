@@ -11,8 +11,10 @@ import { rebalanceCommand } from "./rebalance";
 import { ringCommand } from "./ring";
 import { scrubCommand } from "./scrub";
 import { statusCommand } from "./status";
+import { versionCommand } from "../version";
 import { volumeCommand } from "./volume";
 
+export { withTemporarySnapshot } from "./readable";
 export { clusterStatus } from "./status";
 
 export const ctlCommand = group("ctl", "Administer a cluster: volumes, peers, the ring", {
@@ -30,4 +32,5 @@ export const ctlCommand = group("ctl", "Administer a cluster: volumes, peers, th
   wipe: wipeCommand,
   cert: certCommand,
   doctor: doctorCommand,
+  version: versionCommand,
 });

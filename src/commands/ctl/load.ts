@@ -5,10 +5,10 @@
 import { closeSync, fstatSync, mkdirSync, readSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { formatSize, parseSize } from "../../base";
+import { formatSize } from "../../base";
 import { isMetaError, type VolumeInfo } from "../../meta";
 import { type Client, startClient, volumeArgs } from "../client";
-import { CommandError, configFilePath, leaf, metaArgs, UsageError } from "../cli";
+import { CommandError, configFilePath, leaf, metaArgs, parseVolumeSize, UsageError } from "../cli";
 import { type CommandDevice, PIECE_BYTES_MAX } from "../data-plane";
 import { outputArgs, Progress } from "../output";
 import { type FileRun, fileRuns, openNamed } from "./files";
@@ -251,7 +251,7 @@ export const loadCommand = leaf({
     const inputBytes = args.file === "-" ? undefined : fileBytes(args.file);
     const rounded =
       inputBytes === undefined ? undefined : Math.ceil(inputBytes / SECTOR_BYTES) * SECTOR_BYTES;
-    const sizeBytes = args.size === undefined ? rounded : parseSize(args.size);
+    const sizeBytes = args.size === undefined ? rounded : parseVolumeSize(args.size);
     const client = await startClient(args);
     try {
       const { info, made } = await targetVolume(client, args.name, sizeBytes);

@@ -1,8 +1,17 @@
 /** `torus ctl volume ...`: volumes by name. */
-import { formatDuration, formatSize, parseSize } from "../../base";
+import { formatDuration, formatSize } from "../../base";
 import type { VolumeRecord } from "../../engine";
 import { isMetaError, type VolumeInfo } from "../../meta";
-import { CommandError, group, leaf, type Metadata, metaArgs, UsageError, withMetadata } from "../cli";
+import {
+  CommandError,
+  group,
+  leaf,
+  type Metadata,
+  metaArgs,
+  parseVolumeSize,
+  UsageError,
+  withMetadata,
+} from "../cli";
 import { startClient, type VolumeFlags, volumeArgs } from "../client";
 import { type Column, outputArgs, outputStyle, renderList, renderRecord } from "../output";
 
@@ -52,15 +61,19 @@ export const volumeCreateCommand = leaf({
   name: "create-block",
   alias: ["create"],
   description: "Make a volume; it takes no space until it is written",
-  examples: ["torus ctl volume create-block data 10GiB"],
+  examples: ["torus ctl volume create-block data 10GiB", "torus ctl block create data 500M"],
   args: {
     name: nameArg,
-    size: { type: "positional", description: "Size: 10GiB, 500M ... at most 64 TiB", required: true },
+    size: {
+      type: "positional",
+      description: "Size: 10GiB, 500M ... at most 64 TiB, in whole sectors of 512 B",
+      required: true,
+    },
     json: outputArgs.json,
     ...metaArgs,
   },
   async run(args) {
-    const sizeBytes = parseSize(args.size);
+    const sizeBytes = parseVolumeSize(args.size);
     await withMetadata(args, async ({ settings, volumes }) => {
       await settings.get();
       const made = await volumes.create(args.name, sizeBytes);
@@ -196,7 +209,7 @@ export const volumeResizeCommand = leaf({
     ...metaArgs,
   },
   async run(args) {
-    const sizeBytes = parseSize(args.size);
+    const sizeBytes = parseVolumeSize(args.size);
     await withMetadata(args, async (metadata) => {
       const { name, sizeBytes: now } = await resize(
         args,

@@ -92,7 +92,7 @@ export class Daemon {
       blockSizeBytes: settings.blockSizeBytes,
       readCacheBytes: options.readCacheBytes,
       writeCacheBytes: options.writeCacheBytes,
-      volume: { readLevel: options.readLevel, writeLevel: writeLevel(options.writeLevel) },
+      volume: { readLevel: options.readLevel, writeLevel: options.writeLevel },
       waitForLockMs: WAIT_FOR_LOCK_MS,
       peerId,
     });
@@ -403,14 +403,6 @@ function backgroundFigures(upkeep: UpkeepStatus | undefined): object {
     scrub: { ...scrub, unrepaired: scrub.unrepaired.slice(0, REPORTED_MAX) },
     gc: { ...gc, kept: gc.kept.slice(0, REPORTED_MAX), keptCount: gc.kept.length },
   };
-}
-
-function writeLevel(level: DaemonOptions["writeLevel"]): "all" | "quorum" | "one" {
-  if (level === "local")
-    throw new TorusError("unsupported", "Cannot use write level local here: it belongs to a client", {
-      exitCode: 2,
-    });
-  return level;
 }
 
 /** What others dial: the given host with the port that was bound; a wildcard becomes the first real address. */

@@ -126,7 +126,7 @@ const SERVE = {
 function listenFailed(options: AdminServerOptions, error: unknown): IoError {
   return new IoError(
     "listen-failed",
-    `Cannot listen on ${options.host}:${options.port}: ${error instanceof Error ? error.message : error}; give another --port, or stop what listens there`,
+    `Cannot listen on ${options.host}:${options.port}: ${reasonOf(error)}; give another --port, or stop what listens there`,
     { cause: error },
   );
 }
@@ -193,4 +193,9 @@ function startSecured(options: AdminServerOptions, identity: TlsIdentity): Admin
 /** Without the port, so that a log folds what one host does again and again. */
 export function hostOf(remote: string): string {
   return remote.slice(0, remote.lastIndexOf(":"));
+}
+
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return "code" in error && error.code === "EADDRINUSE" ? "the port is taken" : error.message;
 }

@@ -5,7 +5,13 @@ import { leaf, type MetaFlags, resolveMetaLocation } from "../cli";
 import { Daemon } from "./daemon";
 import { type Logger, makeLogger } from "../log";
 import { type NotifyEnvironment, ServiceNotifier } from "./notify";
-import { type DaemonFlags, daemonArgs, parseDaemonOptions, readDaemonConfig } from "./options";
+import {
+  type DaemonFlags,
+  daemonArgs,
+  type DaemonOptions,
+  parseDaemonOptions,
+  readDaemonConfig,
+} from "./options";
 
 export { type NotifyEnvironment, ServiceNotifier } from "./notify";
 
@@ -21,7 +27,9 @@ export const daemonCommand = leaf({
     const options = await parseDaemonOptions(args as DaemonFlags);
     const embeddedUrl = `sqlite:${join(options.dataDirectory, "meta.db")}`;
     const file = args.config === undefined ? {} : await readDaemonConfig(args.config);
-    const location = await resolveMetaLocation(merged(args as DaemonFlags, file) as MetaFlags, embeddedUrl);
+    const named = await resolveMetaLocation(merged(args as DaemonFlags, file) as MetaFlags, embeddedUrl);
+    // Whoever keeps a lone daemon's own address in a profile means the metadata that this very daemon keeps.
+    const location = isOwnAddress(named.url, options) ? { url: embeddedUrl } : named;
     const logger = makeLogger(options.logFormat, options.logLevel);
     let fail: (error: TorusError) => void = () => {};
     const ended = new Promise<void>((resolve, reject) => {
@@ -77,6 +85,19 @@ export const daemonCommand = leaf({
     notifier.close();
   },
 });
+
+const LOOPBACK: readonly string[] = ["127.0.0.1", "localhost", "[::1]", "::1"];
+const ANY: readonly string[] = ["0.0.0.0", "[::]", "::"];
+
+/** Whether `url` is where this daemon's own admin server listens. */
+export function isOwnAddress(url: string, own: Pick<DaemonOptions, "host" | "port">): boolean {
+  // Not every location is a URL to the parser: etcd's names several hosts.
+  if (!/^https?:/.test(url)) return false;
+  const { hostname, port } = new URL(url);
+  if (Number(port) !== own.port) return false;
+  if (hostname === own.host) return true;
+  return LOOPBACK.includes(hostname) && [...LOOPBACK, ...ANY].includes(own.host);
+}
 
 /** A flag wins over the file. */
 function merged(flags: DaemonFlags, file: DaemonFlags): DaemonFlags {

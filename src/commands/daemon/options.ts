@@ -5,7 +5,15 @@
 import { readFile } from "node:fs/promises";
 import type { ArgsDef } from "citty";
 import { parseDuration, parseRate, parseSize, parseSizeOrShare, type SizeOrShare } from "../../base";
-import { CommandError, metaArgs, UsageError } from "../cli";
+import {
+  CommandError,
+  levelArgs,
+  metaArgs,
+  parseWriteLevel,
+  type ReadLevel,
+  UsageError,
+  type WriteLevel,
+} from "../cli";
 
 export const daemonArgs = {
   "data-dir": {
@@ -61,12 +69,7 @@ export const daemonArgs = {
     description: "Memory for writes on the way (default 32MiB)",
     valueHint: "SIZE",
   },
-  "read-level": { type: "enum", options: ["block", "seq", "spread"], description: "Whom to ask first" },
-  "write-level": {
-    type: "enum",
-    options: ["all", "quorum", "one", "local"],
-    description: "How many copies acknowledge",
-  },
+  ...levelArgs,
   config: { type: "string", description: "TOML or JSON file with the same names", valueHint: "FILE" },
   "log-level": { type: "enum", options: ["debug", "info", "warn", "error"], description: "Default info" },
   "log-format": { type: "enum", options: ["text", "json"], description: "Default text" },
@@ -74,9 +77,6 @@ export const daemonArgs = {
 } as const satisfies ArgsDef;
 
 export type DaemonFlags = { readonly [name in keyof typeof daemonArgs]?: string | boolean | undefined };
-
-export type ReadLevel = "block" | "seq" | "spread";
-export type WriteLevel = "all" | "quorum" | "one" | "local";
 
 export interface DaemonOptions {
   readonly dataDirectory: string;
@@ -209,7 +209,7 @@ export async function parseDaemonOptions(flags: DaemonFlags): Promise<DaemonOpti
     readCacheBytes: parseSize(text("read-cache-size") ?? "64MiB"),
     writeCacheBytes: parseSize(text("write-cache-size") ?? "32MiB"),
     readLevel: (text("read-level") ?? "block") as ReadLevel,
-    writeLevel: (text("write-level") ?? "all") as WriteLevel,
+    writeLevel: parseWriteLevel(text("write-level") ?? "all"),
     logLevel: (text("log-level") ?? (on("debug") ? "debug" : "info")) as DaemonOptions["logLevel"],
     logFormat: (text("log-format") ?? "text") as DaemonOptions["logFormat"],
     debug: on("debug"),

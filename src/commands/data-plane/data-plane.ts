@@ -18,6 +18,8 @@ import { StateFile } from "./state-file";
 import { holderName, isDeadHolder } from "./holder";
 import { parseExportName } from "./volume-directory";
 import type {
+  BenchFigures,
+  BenchLoad,
   AoeConfig,
   AoeOpened,
   AdoptedClient,
@@ -96,6 +98,7 @@ export interface CommandDevice {
    * that cleaning moved count as different.
    */
   differences(base: CommandDevice | undefined): AsyncGenerator<DeviceDifference, void, undefined>;
+  bench(load: BenchLoad): Promise<BenchFigures>;
   resize(sizeBytes: number, shrink: boolean): Promise<void>;
   /** Detaches cleanly, or throws. */
   close(): Promise<void>;
@@ -274,6 +277,8 @@ export class DataPlane {
       extents: (offsetBytes, lengthBytes, countMax) =>
         endpoint.call("deviceExtents", { handle, offsetBytes, lengthBytes, countMax }, piece),
       differences: (base) => this.#differences(handle, base),
+      bench: (load) =>
+        endpoint.call("benchDevice", { handle, load }, load.durationMs + DEVICE_CALL_TIMEOUT_MS),
       resize: (newSizeBytes, shrink) =>
         endpoint.call("resizeDevice", { handle, sizeBytes: newSizeBytes, shrink }, FRONT_END_TIMEOUT_MS),
       close: () => endpoint.call("closeDevice", handle, FRONT_END_TIMEOUT_MS),

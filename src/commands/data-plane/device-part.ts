@@ -3,14 +3,21 @@
  * the main thread reads and writes them in pieces. A piece crosses the threads as one copy; commands keep several on
  * the way.
  */
-import { TorusError } from "../../base";
+import { type Clock, TorusError } from "../../base";
 import { nativeBuffer, BufferPool } from "../../base/io";
 import { type DeviceExtent, DeviceStatus, type Done } from "../../blockdev";
 import { PAGE_BYTES } from "../../engine/block";
 import { SnapshotVolume, Volume } from "../../engine/volume";
+import { measureDevice } from "./bench";
 import type { ClientPart } from "./client-part";
 import type { OpenDevice } from "./volume-directory";
-import type { DeviceDifference, DeviceMethods, OpenDeviceRequest } from "./worker-api";
+import type {
+  BenchFigures,
+  BenchLoad,
+  DeviceDifference,
+  DeviceMethods,
+  OpenDeviceRequest,
+} from "./worker-api";
 
 /** The largest piece one call reads or writes. */
 export const PIECE_BYTES_MAX = 1024 * 1024;
@@ -35,10 +42,12 @@ export class DevicePart implements DeviceMethods {
   readonly #devices = new Map<number, OpenDevice>();
   readonly #pool = new BufferPool(PIECE_BYTES_MAX, PIECES_MAX, nativeBuffer);
   readonly #diffs = new Map<number, Diff>();
+  readonly #clock: Clock;
   #next = 1;
 
-  constructor(client: ClientPart) {
+  constructor(client: ClientPart, clock: Clock) {
     this.#client = client;
+    this.#clock = clock;
   }
 
   async openDevice(
@@ -150,6 +159,16 @@ export class DevicePart implements DeviceMethods {
 
   async endDiff(diff: number): Promise<void> {
     this.#diffs.delete(diff);
+  }
+
+  benchDevice({ handle, load }: { handle: number; load: BenchLoad }): Promise<BenchFigures> {
+    const { device } = this.#open(handle);
+    if (!(load.requestBytes > 0 && load.requestBytes <= PIECE_BYTES_MAX && load.depth <= PIECES_MAX))
+      throw new TorusError(
+        "bad-request",
+        `Cannot measure ${load.depth} requests of ${load.requestBytes} bytes at once`,
+      );
+    return measureDevice(device, load, this.#clock, (status) => failure(`measure ${device.name}`, status));
   }
 
   async resizeDevice(argument: { handle: number; sizeBytes: number; shrink: boolean }): Promise<void> {

@@ -9,6 +9,8 @@ export { type CommandDevice, DataPlane, type DataPlaneOptions, type ExportListen
 export { VOLUME_LEASE_TIMES } from "./registry-rpc";
 export { parseExportName } from "./volume-directory";
 export type {
+  BenchFigures,
+  BenchLoad,
   DataPlaneStatus,
   DataWorkerEvents,
   DataWorkerMethods,

@@ -180,6 +180,30 @@ export interface KernelEvents {
   exportIdle: { readonly name: string };
 }
 
+/** What a measurement asks of a volume. */
+export interface BenchLoad {
+  readonly kind: "read" | "write";
+  readonly requestBytes: number;
+  /** Requests under way at once. */
+  readonly depth: number;
+  readonly isRandom: boolean;
+  /** Each write is followed by a flush, which counts with it. */
+  readonly flushEach: boolean;
+  /** From the volume's start. */
+  readonly spanBytes: number;
+  readonly durationMs: number;
+  readonly bytesMax: number;
+}
+
+export interface BenchFigures {
+  readonly requestCount: number;
+  /** Until everything written is durable. */
+  readonly elapsedMs: number;
+  readonly latencyMsMedian: number;
+  readonly latencyMsP99: number;
+  readonly latencyMsMax: number;
+}
+
 /** Volumes opened for a command, by handle. */
 export interface DeviceMethods {
   openDevice(request: OpenDeviceRequest): Promise<{ readonly handle: number; readonly sizeBytes: number }>;
@@ -198,6 +222,7 @@ export interface DeviceMethods {
   /** The next differences, in order; none: that was all, and the listing has ended. */
   nextDiff(argument: { diff: number; countMax: number }): Promise<readonly DeviceDifference[]>;
   endDiff(diff: number): Promise<void>;
+  benchDevice(argument: { readonly handle: number; readonly load: BenchLoad }): Promise<BenchFigures>;
   resizeDevice(argument: { handle: number; sizeBytes: number; shrink: boolean }): Promise<void>;
   /** Detaches cleanly, or throws. */
   closeDevice(handle: number): Promise<void>;

@@ -140,6 +140,7 @@ export class DataWorkerParts {
     startDiff: (argument) => this.#devicePart().startDiff(argument),
     nextDiff: (argument) => this.#devicePart().nextDiff(argument),
     endDiff: (diff) => this.#devicePart().endDiff(diff),
+    benchDevice: (argument) => this.#devicePart().benchDevice(argument),
     resizeDevice: (argument) => this.#devicePart().resizeDevice(argument),
     closeDevice: (handle) => this.#devicePart().closeDevice(handle),
     status: () => this.#status(),
@@ -212,7 +213,7 @@ export class DataWorkerParts {
   }
 
   #devicePart(): DevicePart {
-    this.#devices ??= new DevicePart(this.#required(this.#client, "registry"));
+    this.#devices ??= new DevicePart(this.#required(this.#client, "registry"), this.#context.loop);
     return this.#devices;
   }
 

@@ -31,7 +31,7 @@ function descend(
   let node = root;
   let used = 0;
   for (const [index, word] of words.entries()) {
-    const child = node.children.find((one) => one.path.at(-1) === word);
+    const child = node.children.find((one) => one.path.at(-1) === word || one.aliases.includes(word));
     if (child === undefined) break;
     node = child;
     used = index + 1;
@@ -48,7 +48,7 @@ async function possible(
   if (node.children.length > 0) return node.children.map((child) => child.path.at(-1) ?? "");
   const options = new Map(node.args.filter(([, arg]) => arg.type !== "positional"));
   const awaited = optionAwaitingValue(rest, options);
-  if (awaited !== undefined) return awaited.type === "enum" ? (awaited.options ?? []) : [];
+  if (awaited !== undefined) return valuesOf(awaited);
   if (current.startsWith("-")) return [...options.keys()].map((name) => `--${name}`);
   const position = countPositionals(rest, options);
   const positionals = node.args.filter(([, arg]) => arg.type === "positional");
@@ -61,6 +61,12 @@ function optionAwaitingValue(
 ): ArgDef | undefined {
   const option = optionOf(rest.at(-1), options);
   return option?.type === "boolean" ? undefined : option;
+}
+
+function valuesOf(option: ArgDef): readonly string[] {
+  if (option.type === "enum") return option.options ?? [];
+  const hint = option.type === "string" ? (option.valueHint ?? "") : "";
+  return /^[a-z]+(\|[a-z]+)+$/.test(hint) ? hint.split("|") : [];
 }
 
 function optionOf(word: string | undefined, options: ReadonlyMap<string, ArgDef>): ArgDef | undefined {

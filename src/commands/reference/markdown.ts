@@ -1,6 +1,7 @@
 /** The reference of all commands as one page of Markdown. */
 import type { ArgDef } from "citty";
 import type { CommandNode } from "./tree";
+import { optionNames, optionValue, positionalName, usageLine } from "./usage";
 
 const INTRODUCTION = `# Reference of commands
 
@@ -19,41 +20,21 @@ function leaves(node: CommandNode): CommandNode[] {
 }
 
 function renderCommand(node: CommandNode): string {
-  const [description, ...examples] = node.description.split("\n\n");
-  const positionals = node.args.filter(([, arg]) => arg.type === "positional");
-  const options = node.args.filter(([, arg]) => arg.type !== "positional");
-  const usage = positionals.map(([name, arg]) => (arg.required === false ? `[${upper(name)}]` : upper(name)));
-  const lines = [
-    `\n## ${node.path.join(" ")}\n`,
-    `    ${[...node.path, ...usage, ...(options.length > 0 ? ["[options]"] : [])].join(" ")}\n`,
-    `${description}.\n`,
-    ...positionals.map(([name, arg]) => `- \`${upper(name)}\`: ${arg.description ?? ""}`),
-    ...options.map(renderOption),
-  ];
-  const shown = examples.join("\n").trimEnd();
-  if (shown !== "") lines.push(`\nExamples:\n\n${indent(shown)}`);
+  const lines = [`\n## ${node.path.join(" ")}\n`, `    ${usageLine(node)}\n`, `${node.description}.\n`];
+  if (node.aliases.length > 0)
+    lines.push(`Also called ${node.aliases.map((alias) => `\`${alias}\``).join(", ")}.\n`);
+  for (const [name, arg] of node.args)
+    lines.push(
+      arg.type === "positional"
+        ? `- \`${positionalName(name)}\`: ${arg.description ?? ""}`
+        : renderOption(name, arg),
+    );
+  if (node.examples.length > 0)
+    lines.push(`\nExamples:\n\n${node.examples.map((line) => `    ${line}`).join("\n")}`);
   return `${lines.join("\n")}\n`;
 }
 
-function renderOption([name, arg]: readonly [string, ArgDef]): string {
+function renderOption(name: string, arg: ArgDef): string {
   const hint = arg.type === "boolean" ? "" : ` ${optionValue(name, arg)}`;
-  const aliases = "alias" in arg && arg.alias !== undefined ? [arg.alias].flat() : [];
-  const names = [...aliases.map((alias) => `-${alias}`), `--${name}`].join(", ");
-  return `- \`${names}${hint}\`: ${arg.description ?? ""}`;
-}
-
-function optionValue(name: string, arg: ArgDef): string {
-  if (arg.type === "enum") return (arg.options ?? []).join("|");
-  return ("valueHint" in arg ? arg.valueHint : undefined) ?? upper(name);
-}
-
-function upper(name: string): string {
-  return name.replace(/[A-Z]/g, (letter) => `-${letter}`).toUpperCase();
-}
-
-function indent(text: string): string {
-  return text
-    .split("\n")
-    .map((line) => `    ${line.trim()}`)
-    .join("\n");
+  return `- \`${optionNames(name, arg)}${hint}\`: ${arg.description ?? ""}`;
 }

@@ -3,7 +3,7 @@
  * command is done here, because citty takes inherited names ("constructor") for commands, drops flags written
  * before a command, runs a group's own `run` after its subcommand, and ends with 1 where wrong usage is 2.
  */
-import { renderUsage, runCommand } from "citty";
+import { runCommand } from "citty";
 import { type AnyCommand, UsageError } from "../cli";
 
 export interface FoundCommand {
@@ -52,7 +52,7 @@ async function findSubCommand(command: AnyCommand, name: string): Promise<AnyCom
 }
 
 /** Flags that may stand before a command's name: they mean the same everywhere. */
-const GLOBAL_FLAGS = new Set(["--debug", "--help", "-h"]);
+const GLOBAL_FLAGS = new Set(["--debug", "--help", "-h", "--version"]);
 
 /** Walks from `root` down to the command that `words` name; throws UsageError for a name nobody has. */
 export async function findCommand(root: AnyCommand, words: readonly string[]): Promise<FoundCommand> {
@@ -77,43 +77,52 @@ export async function findCommand(root: AnyCommand, words: readonly string[]): P
   return { command, path, rest: [...passedOn, ...rest] };
 }
 
+/** What citty itself refuses. */
+function isParserError(error: unknown): error is Error {
+  return error instanceof Error && error.name === "CLIError";
+}
+
 function asksForHelp(words: readonly string[]): boolean {
   const end = words.indexOf("--");
   return (end < 0 ? words : words.slice(0, end)).some((word) => word === "--help" || word === "-h");
 }
 
-/** A leaf's description goes on with examples; in the list of a group only its first line is of use. */
-async function withShortDescriptions(command: AnyCommand): Promise<AnyCommand> {
-  if (command.subCommands === undefined) return command;
-  const subCommands: Record<string, AnyCommand> = {};
-  for (const [name, definition] of Object.entries((await resolveValue(command.subCommands)) ?? {})) {
-    const subCommand = (await resolveValue(definition)) as AnyCommand;
-    const meta = await resolveValue(subCommand.meta);
-    subCommands[name] = {
-      ...subCommand,
-      meta: { ...meta, description: meta?.description?.split("\n")[0] ?? "" },
-    };
-  }
-  return { ...command, subCommands };
+async function usage({ command, path }: FoundCommand): Promise<string> {
+  // Loaded when asked for: it brings along what the completion needs.
+  const { readTree, renderUsage } = await import("../reference");
+  const isPlain = !process.stdout.isTTY || Boolean(process.env.NO_COLOR) || process.env.TERM === "dumb";
+  return renderUsage(await readTree(command, path), {
+    width: process.stdout.columns ?? 100,
+    heading: (text) => (isPlain ? text : `\u001b[1m${text}\u001b[22m`),
+  });
 }
 
-async function usage({ command, path }: FoundCommand): Promise<string> {
-  const meta = { ...(await resolveValue(command.meta)), name: path.join(" ") };
-  return `${(await renderUsage({ ...(await withShortDescriptions(command)), meta })).trimEnd()}\n`;
+/** The program's version, asked for where a command has no option of that name. */
+async function asksForVersion({ command, rest }: FoundCommand): Promise<boolean> {
+  return rest[0] === "--version" && !Object.hasOwn((await resolveValue(command.args)) ?? {}, "version");
 }
 
 /** Finds and runs what `words` ask for. Resolves when the command is done; throws what it throws. */
 export async function dispatch(root: AnyCommand, words: readonly string[]): Promise<void> {
   const found = await findCommand(root, words);
   if (asksForHelp(found.rest)) {
-    const text = await usage(found);
-    console.log(process.stdout.isTTY ? text : Bun.stripANSI(text));
+    process.stdout.write(await usage(found));
     return;
   }
+  if (await asksForVersion(found)) return dispatch(root, ["version"]);
   if (found.command.run === undefined) {
     const names = [...(await subCommandsOf(found.command)).keys()].join(", ");
     const path = found.path.join(" ");
     throw new UsageError(`No command given for "${path}": it has ${names}; see ${path} --help`);
   }
-  await runCommand(found.command, { rawArgs: [...found.rest] });
+  const called = found.path.join(" ");
+  try {
+    await runCommand(found.command, { rawArgs: [...found.rest], data: called });
+  } catch (error) {
+    if (!isParserError(error)) throw error;
+    const message = Bun.stripANSI(error.message)
+      .replace(/^Missing required positional argument: /, "Missing argument ")
+      .replace(/\.$/, "");
+    throw new UsageError(`${message}: see ${called} --help`, error);
+  }
 }

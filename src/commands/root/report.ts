@@ -1,7 +1,6 @@
 /**
  * The one map from an error to what a person sees and the exit code: a TorusError is its message, on one line,
- * with the code it carries; a mistake in the command line that citty found is wrong usage; all else is a bug of
- * ours and says so. A stack is shown only with --debug.
+ * with the code it carries; all else is a bug of ours and says so. A stack is shown only with --debug.
  */
 import { AssertionError, TorusError } from "../../base";
 
@@ -11,16 +10,11 @@ export interface ErrorReport {
 }
 
 const FAILED = 1;
-const WRONG_USAGE = 2;
 
 function oneLine(text: string): string {
   return Bun.stripANSI(text)
     .replace(/\s*\n\s*/g, " ")
     .trim();
-}
-
-function isParserError(error: unknown): error is Error {
-  return error instanceof Error && error.name === "CLIError";
 }
 
 function describe(error: unknown): ErrorReport {
@@ -30,7 +24,6 @@ function describe(error: unknown): ErrorReport {
       exitCode: FAILED,
     };
   if (error instanceof TorusError) return { text: oneLine(error.message), exitCode: error.exitCode };
-  if (isParserError(error)) return { text: oneLine(error.message).replace(/\.$/, ""), exitCode: WRONG_USAGE };
   const message = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
   return { text: `Internal error: ${oneLine(message)}; please report it, with --debug`, exitCode: FAILED };
 }

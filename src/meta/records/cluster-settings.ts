@@ -1,5 +1,5 @@
 /** What is decided once for a whole cluster: its random id (R12), the block size and the blockset's layers. */
-import { parseClusterId } from "../../base";
+import { formatCount, parseClusterId } from "../../base";
 import type { RingSpec } from "../../ring";
 import { MetaError, usageError } from "../errors";
 import {
@@ -108,7 +108,7 @@ export class ClusterSettings {
         if (locks.length > 0 || live.entries.length > 0)
           throw new MetaError(
             "volume-attached",
-            `Cannot wipe the cluster: ${locks.length} volumes are attached and ${live.entries.length} peers are running; stop them first`,
+            `Cannot wipe the cluster: it is in use, with ${formatCount(locks.length, "volume")} attached and ${formatCount(live.entries.length, "peer")} running; detach the volumes and stop the daemons first`,
           );
       }
       await store.transact({ compares: [], operations: [{ kind: "delete-prefix", prefix: ROOT }] });

@@ -52,7 +52,7 @@ describe("ClusterSettings", () => {
     const session = await world.run(world.registry.openVolume("db", "a"));
     const registration = await world.run(world.peers.register(peer(1)));
     expect(await world.message(world.settings.wipe())).toBe(
-      "Cannot wipe the cluster: 1 volumes are attached and 1 peers are running; stop them first",
+      "Cannot wipe the cluster: it is in use, with 1 volume attached and 1 peer running; detach the volumes and stop the daemons first",
     );
     await world.run(session.abandon());
     await world.run(registration.close());

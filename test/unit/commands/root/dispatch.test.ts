@@ -3,12 +3,14 @@ import { defineCommand } from "citty";
 import { group, leaf } from "../../../../src/commands/cli";
 import { dispatch, findCommand, wordsFor } from "../../../../src/commands/root";
 
+const levelArg = { type: "enum" as const, options: ["low", "high"] };
+
 function sampleTree(calls: string[]) {
   const status = leaf({
     name: "status",
-    description: "Show status\n\n  sample status",
-    examples: [],
-    args: { json: { type: "boolean" } },
+    description: "Show status",
+    examples: ["torus ctl status"],
+    args: { json: { type: "boolean" }, part: { type: "positional", required: false }, level: levelArg },
     run: (args) => {
       calls.push(`status json=${args.json === true}`);
     },
@@ -72,5 +74,17 @@ describe("dispatch", () => {
       message: `No command given for "torus ctl volume": it has list, ls; see torus ctl volume --help`,
       exitCode: 2,
     });
+  });
+
+  test.each([
+    [["--frob"], `Unknown option --frob for "torus ctl status": see torus ctl status --help`],
+    [["a", "b"], `Unexpected argument "b" for "torus ctl status": see torus ctl status --help`],
+    [
+      ["--level", "middle"],
+      "Invalid value for argument: --level (middle). Expected one of: low, high: see torus ctl status --help",
+    ],
+  ])("refuses %p of a leaf as wrong usage, by the command's whole name", async (words, message) => {
+    const attempt = dispatch(sampleTree([]), ["ctl", "status", ...words]);
+    await expect(attempt).rejects.toMatchObject({ message, code: "usage", exitCode: 2 });
   });
 });

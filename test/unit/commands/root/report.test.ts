@@ -1,5 +1,4 @@
 import { expect, test } from "bun:test";
-import { runCommand } from "citty";
 import { AssertionError, TorusError } from "../../../../src/base";
 import { reportError } from "../../../../src/commands/root";
 
@@ -9,15 +8,6 @@ test("reportError gives a TorusError's message and exit code, on one line", () =
     exitCode: 1,
   });
   expect(reportError(new TorusError("x", "Wrong", { exitCode: 2 }), false).exitCode).toBe(2);
-});
-
-test("reportError takes what citty refuses for wrong usage", async () => {
-  const command = { args: { name: { type: "positional" as const } }, run: () => {} };
-  const refused = await runCommand(command, { rawArgs: [] }).catch((error: unknown) => error);
-  expect(reportError(refused, false)).toEqual({
-    text: "Missing required positional argument: NAME",
-    exitCode: 2,
-  });
 });
 
 test("reportError calls everything else a bug", () => {
