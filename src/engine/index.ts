@@ -32,4 +32,5 @@ export {
   type VolumeRegistry,
   type VolumeRequest,
   type VolumeSession,
+  type WireStorageService,
 } from "./ports";

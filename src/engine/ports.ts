@@ -31,6 +31,8 @@ export const StorageStatus = {
    * users while too few others have room; what it has accepted still fits (see space.ts).
    */
   storedLowSpace: 10,
+  /** The caller's certificate may not use this volume. A writer must stop. */
+  denied: 11,
 } as const;
 export type StorageStatus = (typeof StorageStatus)[keyof typeof StorageStatus];
 
@@ -161,6 +163,9 @@ export interface StorageService {
   /** Ring versions at a peer are durable and never go back. */
   adoptRingVersion(version: number): Promise<void>;
 }
+
+/** What is offered on the wire. */
+export type WireStorageService = Omit<StorageService, "deleteBlocks" | "adoptRingVersion">;
 
 // ---------------------------------------------------------------------------------------------------------------
 // How a client or peer reaches other peers: implemented by net (adp, Connect) and the simulator.

@@ -19,13 +19,20 @@ export { CALL_DEADLINE_MS } from "./limits";
 export { EmbeddedStore, openMemoryStore, openSqliteStore } from "./embedded";
 export { EtcdStore, type EtcdStoreOptions } from "./etcd";
 export {
+  type AccessList,
   ClusterSettings,
   ClusterWatch,
+  decodeCounter,
+  decodeName,
+  decodeVolume,
+  keys,
+  parseVolumeKey,
   PeerDirectory,
   PeerRegistration,
   RingAdmin,
   SnapshotAdmin,
   UpkeepAdmin,
+  VolumeAccess,
   VolumeAdmin,
   type ClusterSettingsRecord,
   type ClusterState,
@@ -35,6 +42,7 @@ export {
   type PeerEntry,
   type JobOrders,
   type SnapshotInfo,
+  type StoredVolume,
   type UpkeepOrders,
   type VolumeInfo,
 } from "./records";

@@ -12,30 +12,14 @@ import { makeAuthority, makeCertificate } from "../support/authority";
 import {
   type CertificateFiles,
   Cluster,
+  certificateFactory,
   certificateFlags,
   fio,
   type NbdServer,
   openScene,
   type PeerScheme,
-  type Scene,
-  torusBinary,
   waitFor,
 } from "./harness";
-
-async function certificates(scene: Scene) {
-  const binary = await torusBinary();
-  const folder = scene.path("certs");
-  await scene.run([binary, "ctl", "cert", "init", "--dir", folder]);
-  return async (name: string, role: string): Promise<CertificateFiles> => {
-    const hosts = ["--hosts", "127.0.0.1,localhost"];
-    await scene.run([binary, "ctl", "cert", "issue", name, "--role", role, ...hosts, "--dir", folder]);
-    return {
-      certFile: `${folder}/${name}.pem`,
-      keyFile: `${folder}/${name}.key`,
-      caFile: `${folder}/ca.pem`,
-    };
-  };
-}
 
 const DAY_MS = 86_400_000;
 
@@ -52,7 +36,7 @@ for (const scheme of ["adp", "http"] as readonly PeerScheme[])
     let server: NbdServer;
 
     beforeAll(async () => {
-      const issue = await certificates(scene);
+      const issue = await certificateFactory(scene);
       const tls = { daemon: await issue("peer", "peer"), admin: await issue("boss", "admin") };
       cluster = await Cluster.withEtcd(scene, { peerCount: 2, scheme, replication: 2, size: "1GiB", tls });
       await cluster.createVolume("disk", "256MiB");
@@ -119,7 +103,7 @@ describe("a daemon that keeps the metadata, with certificates", () => {
   });
 
   beforeAll(async () => {
-    issue = await certificates(scene);
+    issue = await certificateFactory(scene);
     client = await issue("alice", "client");
     makeAuthority(scene.folder, "other");
     const caFile = client.caFile;
@@ -148,7 +132,7 @@ describe("a daemon that keeps the metadata, with certificates", () => {
     const refused = await as(client, "peer", "set-weight", peerId, "7");
     expect(refused.exitCode).not.toBe(0);
     expect(refused.stderr).toMatch(
-      /Cannot (change ring or settings|register or change peers) with a certificate of role client: use one whose organization is torus-admin/,
+      /Cannot (change ring or settings|register or change peers) with the certificate "alice" of role client: use one whose organization is torus-admin/,
     );
     expect((await as(cluster.tls!.admin, "ring", "get", "--json")).stdout).toBe(ring);
     expect((await as(cluster.tls!.admin, "peer", "set-weight", peerId, "7")).exitCode).toBe(0);

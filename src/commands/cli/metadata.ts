@@ -12,6 +12,7 @@ import {
   RingAdmin,
   SnapshotAdmin,
   UpkeepAdmin,
+  VolumeAccess,
   VolumeAdmin,
 } from "../../meta";
 import { openMetadataStore } from "../../net";
@@ -23,6 +24,7 @@ export interface Metadata {
   readonly context: MetaContext;
   readonly settings: ClusterSettings;
   readonly volumes: VolumeAdmin;
+  readonly access: VolumeAccess;
   readonly snapshots: SnapshotAdmin;
   readonly peers: PeerDirectory;
   readonly ring: RingAdmin;
@@ -36,6 +38,7 @@ export function metadataOver(store: KeyValueStore): Metadata {
     context,
     settings: new ClusterSettings(context),
     volumes: new VolumeAdmin(context),
+    access: new VolumeAccess(context),
     snapshots: new SnapshotAdmin(context),
     peers: new PeerDirectory(context),
     ring: new RingAdmin(context),

@@ -1,7 +1,7 @@
 /** `torus ctl volume ...`: volumes by name. */
 import { formatDuration, formatSize } from "../../base";
 import type { VolumeRecord } from "../../engine";
-import { isMetaError, type VolumeInfo } from "../../meta";
+import { type AccessList, isMetaError, type VolumeInfo } from "../../meta";
 import {
   CommandError,
   group,
@@ -268,6 +268,63 @@ export const volumeUnlockCommand = leaf({
   },
 });
 
+function namesOf(text: string | undefined): readonly string[] {
+  return (text ?? "")
+    .split(",")
+    .map((name) => name.trim())
+    .filter((name) => name !== "");
+}
+
+const accessText = (list: AccessList) => {
+  if (list === undefined) return "everybody with a certificate of the cluster";
+  return list.length === 0 ? "peers and administrators only" : list.join(", ");
+};
+
+export const volumeAccessCommand = leaf({
+  name: "access",
+  description: "Say which clients' certificates may use a volume, or change it",
+  examples: [
+    "torus ctl volume access data",
+    "torus ctl volume access data --allow web-1,web-2",
+    "torus ctl volume access data --deny web-1",
+    "torus ctl volume access data --everybody",
+  ],
+  args: {
+    name: nameArg,
+    allow: {
+      type: "string",
+      description: "Names in certificates to let in; the first makes the volume closed to all others",
+      valueHint: "NAME,...",
+    },
+    deny: { type: "string", description: "Names to take from the list", valueHint: "NAME,..." },
+    everybody: { type: "boolean", description: "Open it to every client again: remove the list" },
+    json: outputArgs.json,
+    ...metaArgs,
+  },
+  async run(args) {
+    const [allowed, denied] = [namesOf(args.allow), namesOf(args.deny)];
+    const changes = allowed.length + denied.length > 0;
+    if (args.everybody && changes) throw new UsageError("Give --everybody alone, or --allow and --deny");
+    if ((args.allow ?? args.deny) !== undefined && !changes)
+      throw new UsageError("Give at least one name to --allow or --deny");
+    await withMetadata(args, async ({ access }) => {
+      const list =
+        changes || args.everybody
+          ? await access.change(args.name, (before) =>
+              args.everybody
+                ? undefined
+                : [...(before ?? []), ...allowed].filter((name) => !denied.includes(name)),
+            )
+          : await access.get(args.name);
+      console.log(
+        args.json
+          ? JSON.stringify({ name: args.name, clients: list ?? null })
+          : `Volume ${args.name} may be used by ${accessText(list)}`,
+      );
+    });
+  },
+});
+
 export const volumeCommand = group("volume", "Volumes: make, list, resize, delete", {
   list: volumeListCommand,
   "create-block": volumeCreateCommand,
@@ -275,5 +332,6 @@ export const volumeCommand = group("volume", "Volumes: make, list, resize, delet
   info: volumeInfoCommand,
   resize: volumeResizeCommand,
   rename: volumeRenameCommand,
+  access: volumeAccessCommand,
   unlock: volumeUnlockCommand,
 });

@@ -14,6 +14,7 @@ import { changeRing, type Metadata, metadataOver, type MetaLocation, openStore }
 import { DataPlane, type UpkeepStatus, holderName, isDeadHolder, VOLUME_LEASE_TIMES } from "../data-plane";
 import type { Logger } from "../log";
 import { clusterFigures, MetricsExporter } from "../metrics";
+import { AccessPolicy } from "./access";
 import { type AdminServer, type Readiness, startAdminServer } from "./http";
 import type { ServiceNotifier } from "./notify";
 import type { DaemonOptions } from "./options";
@@ -57,6 +58,7 @@ export class Daemon {
   #peerGate: PeerGate | undefined;
   #metrics: MetricsExporter | undefined;
   #tls: TlsIdentity | undefined;
+  #access: AccessPolicy | undefined;
   #heartbeat: { cancel(): void } | undefined;
   #unfollowOrders: () => void = () => undefined;
   #stopped = false;
@@ -77,13 +79,20 @@ export class Daemon {
     this.#warnOfExpiry();
     const metadata = metadataOver(await openStore(location));
     this.#metadata = metadata;
+    const access = new AccessPolicy(metadata.access);
+    this.#access = access;
     const settings = await this.#settings(metadata);
-    this.#admin = this.#startAdmin(metadata);
+    await access.follow(
+      () => this.#plane?.forgetAccess(),
+      (error) => logger.log("error", error.message),
+    );
+    this.#admin = this.#startAdmin(metadata, access);
     logger.log("info", `Cluster ${settings.clusterId}, metadata in ${metadata.context.store.description}`);
     const plane = await DataPlane.start({
       onLog: ({ level, message }) => logger.log(level, message),
       onFatal: this.#dependencies.onFatal,
       tls: this.#tls,
+      decideAccess: (client, volumeId) => access.decide(client, volumeId),
     });
     this.#plane = plane;
     const peerId = await this.#openStorage(plane, metadata, settings);
@@ -141,6 +150,7 @@ export class Daemon {
           `The registration stays until its lease ends: ${messageOf(error)}`,
         );
       });
+      this.#access?.stop();
       this.#registry?.clusterWatch.close();
       await this.#admin?.stop();
       this.#metrics?.close();
@@ -360,7 +370,7 @@ export class Daemon {
     return { ready: reasons.length === 0, reasons };
   }
 
-  #startAdmin(metadata: Metadata): AdminServer {
+  #startAdmin(metadata: Metadata, access: AccessPolicy): AdminServer {
     const { options, embedded, logger } = this.#dependencies;
     const plane = async () => this.#plane?.status();
     const metrics = new MetricsExporter({
@@ -377,6 +387,7 @@ export class Daemon {
       host: options.host,
       port: options.port,
       embeddedStore: embedded ? metadata.context.store : undefined,
+      access,
       tls: this.#tls,
       privateDirectory: options.dataDirectory,
       readiness: () => this.#readiness(),

@@ -3,15 +3,15 @@
  * metadata is embedded the service by which ctl, blk and other daemons reach it. With certificates it is reached by
  * TLS only, and the client's certificate decides what it may change.
  */
-import { mkdtempSync, rmSync } from "node:fs";
-import { join } from "node:path";
 import { IoError } from "../../base/io";
 import type { KeyValueStore } from "../../meta";
 import { MetaServiceHandler } from "../../net";
 import { TlsGate, type TlsIdentity } from "../../net/tls";
 import { systemClock } from "../../base/io";
 import type { LogLevel } from "../log";
-import { type Role, roleOf, storeForRole } from "./roles";
+import type { AccessPolicy } from "./access";
+import { CallerServers } from "./caller-servers";
+import { type Caller, storeForCaller } from "./roles";
 import { STATUS_PAGE, STATUS_PAGE_POLICY } from "./status-page";
 
 /** Bodies of admin requests are small. */
@@ -29,6 +29,7 @@ export interface AdminServerOptions {
   readonly port: number;
   /** Present where this daemon keeps the metadata. */
   readonly embeddedStore: KeyValueStore | undefined;
+  readonly access: AccessPolicy;
   readonly tls: TlsIdentity | undefined;
   /** A directory of this daemon alone, for the sockets behind TLS. */
   readonly privateDirectory: string;
@@ -56,8 +57,11 @@ type Handler = (request: Request) => Promise<Response>;
 const text = (body: string, status = 200, headers: Record<string, string> = {}) =>
   new Response(body, { status, headers: { "content-type": "text/plain; charset=utf-8", ...headers } });
 
-/** What one role gets to see and do. */
-function handlerFor(role: Role, options: AdminServerOptions): Handler {
+/** Who reaches a daemon without TLS. */
+const LOCAL_ADMINISTRATOR: Caller = { role: "admin", name: "" };
+
+/** What one caller gets to see and do. */
+function handlerFor(caller: Caller, options: AdminServerOptions): Handler {
   const { embeddedStore } = options;
   const headers = {
     "x-torus-metadata": embeddedStore === undefined ? "elsewhere" : "embedded",
@@ -67,13 +71,14 @@ function handlerFor(role: Role, options: AdminServerOptions): Handler {
     embeddedStore === undefined
       ? undefined
       : new MetaServiceHandler({
-          store: storeForRole(embeddedStore, role, options.onRefused),
+          store: storeForCaller(embeddedStore, caller, options.access, options.onRefused),
           clock: systemClock,
         });
   const logLevel = async (request: Request): Promise<Response> => {
     if (request.method === "GET") return text(`${options.logLevel()}\n`, 200, headers);
     if (request.method !== "PUT") return text("GET or PUT\n", 405, { ...headers, allow: "GET, PUT" });
-    if (role !== "admin") return text("only an admin's certificate may change the log level\n", 403, headers);
+    if (caller.role !== "admin")
+      return text("only an admin's certificate may change the log level\n", 403, headers);
     const level = (await request.text()).trim();
     if (!LOG_LEVELS.includes(level)) return text(`give one of ${LOG_LEVELS.join(", ")}\n`, 400, headers);
     options.setLogLevel(level as LogLevel);
@@ -143,7 +148,7 @@ function startPlain(options: AdminServerOptions): AdminServer {
       idleTimeout: IDLE_SECONDS,
       hostname: options.host,
       port: options.port,
-      fetch: handlerFor("admin", options),
+      fetch: handlerFor(LOCAL_ADMINISTRATOR, options),
     });
     return {
       url: `http://${options.host}:${server.port}`,
@@ -155,24 +160,17 @@ function startPlain(options: AdminServerOptions): AdminServer {
   }
 }
 
-/** The runtime's HTTP server does not tell who its client is, so each role has one of its own behind the gate. */
 function startSecured(options: AdminServerOptions, identity: TlsIdentity): AdminServer {
-  const directory = mkdtempSync(join(options.privateDirectory, ".admin-"));
-  const pathOf = (role: Role) => join(directory, role);
-  const roles: readonly Role[] = ["admin", "peer", "client"];
-  const servers = roles.map((role) =>
-    Bun.serve({ ...SERVE, unix: pathOf(role), fetch: handlerFor(role, options) }),
-  );
-  const stopServers = async () => {
-    await Promise.all(servers.map((server) => server.stop(true)));
-    rmSync(directory, { recursive: true, force: true });
-  };
+  const servers = new CallerServers(options.privateDirectory, ".admin-", (unix, caller) => {
+    const server = Bun.serve({ ...SERVE, unix, fetch: handlerFor(caller, options) });
+    return { stop: () => server.stop(true) };
+  });
   try {
     const gate = new TlsGate({
       address: `${options.host}:${options.port}`,
       identity,
       onClient: () => undefined,
-      routeTo: ({ organization }) => pathOf(roleOf(organization)),
+      routeTo: (subject) => servers.pathFor(subject),
       onRefused: (remote, reason) =>
         options.onRefused(`Turned ${hostOf(remote)} away from the admin port: ${reason}`),
     });
@@ -181,11 +179,11 @@ function startSecured(options: AdminServerOptions, identity: TlsIdentity): Admin
       renew: (next) => gate.renew(next),
       stop: async () => {
         gate.close();
-        await stopServers();
+        await servers.stop();
       },
     };
   } catch (error) {
-    void stopServers();
+    void servers.stop();
     throw error;
   }
 }

@@ -1,11 +1,11 @@
 /** TLS in front of the block service: adp clients go to the store's thread, Connect's to the HTTP server behind. */
-import { mkdtempSync, rmSync } from "node:fs";
-import { join } from "node:path";
 import { libc } from "../../base/io";
 import { TlsGate, type TlsIdentity } from "../../net/tls";
 import type { DataPlane } from "../data-plane";
+import { CallerServers } from "./caller-servers";
 import { hostOf } from "./http";
 import { startPeerHttpServer } from "./peer-http";
+import { roleOf } from "./roles";
 
 export interface PeerGateOptions {
   readonly protocol: "adp" | "http";
@@ -35,8 +35,10 @@ export function openPeerGate(options: PeerGateOptions): PeerGate {
   if (options.protocol === "adp") {
     const gate = new TlsGate({
       ...shared,
-      onClient: ({ socket, remote }) => {
-        plane.adoptClient({ socket, remote }).catch((error: unknown) => {
+      onClient: ({ socket, remote, commonName, organization }) => {
+        // Access lists are about clients.
+        const client = roleOf(organization) === "client" ? commonName : undefined;
+        plane.adoptClient({ socket, remote, client }).catch((error: unknown) => {
           libc.close(socket);
           log("error", `Cannot serve ${remote}: ${error instanceof Error ? error.message : String(error)}`);
         });
@@ -48,17 +50,25 @@ export function openPeerGate(options: PeerGateOptions): PeerGate {
       stop: async () => gate.close(),
     };
   }
-  const directory = mkdtempSync(join(options.privateDirectory, ".peer-"));
-  const path = join(directory, "connect");
-  const server = startPeerHttpServer({ unix: path }, plane);
-  const gate = new TlsGate({ ...shared, onClient: () => undefined, routeTo: () => path });
-  return {
-    address: gate.address,
-    renew: (next) => gate.renew(next),
-    stop: async () => {
-      gate.close();
-      await server.stop();
-      rmSync(directory, { recursive: true, force: true });
-    },
-  };
+  const servers = new CallerServers(options.privateDirectory, ".peer-", (unix, { role, name }) =>
+    startPeerHttpServer({ unix }, plane, role === "client" ? name : undefined),
+  );
+  try {
+    const gate = new TlsGate({
+      ...shared,
+      onClient: () => undefined,
+      routeTo: (subject) => servers.pathFor(subject),
+    });
+    return {
+      address: gate.address,
+      renew: (next) => gate.renew(next),
+      stop: async () => {
+        gate.close();
+        await servers.stop();
+      },
+    };
+  } catch (error) {
+    void servers.stop();
+    throw error;
+  }
 }

@@ -17,8 +17,15 @@ export type PeerHttpAddress =
   | { readonly hostname: string; readonly port: number }
   | { readonly unix: string };
 
-export function startPeerHttpServer(address: PeerHttpAddress, plane: DataPlane): PeerHttpServer {
-  const handle = createUnaryHandler({ call: (procedure, body) => plane.storageCall(procedure, body) });
+/** `client`: whose access to volumes is limited by their lists; undefined: nobody's. */
+export function startPeerHttpServer(
+  address: PeerHttpAddress,
+  plane: DataPlane,
+  client?: string,
+): PeerHttpServer {
+  const handle = createUnaryHandler({
+    call: (procedure, body) => plane.storageCall(procedure, body, client),
+  });
   const shared = {
     maxRequestBodySize: BODY_BYTES_MAX,
     idleTimeout: 120,

@@ -20,6 +20,7 @@ import { parseExportName } from "./volume-directory";
 import type {
   BenchFigures,
   BenchLoad,
+  AccessDecider,
   AoeConfig,
   AoeOpened,
   AdoptedClient,
@@ -61,6 +62,8 @@ export interface DataPlaneOptions {
   readonly onFatal: (error: TorusError) => void;
   /** With it peers are reached by TLS where their address asks for it. */
   readonly tls?: TlsIdentity | undefined;
+  /** What a client may do with a volume of this process's store; asked about clients that came through TLS. */
+  readonly decideAccess?: AccessDecider;
 }
 
 export interface ClientSettings {
@@ -160,9 +163,14 @@ export class DataPlane {
     return this.#worker.endpoint.call("openStorage", config, STORAGE_TIMEOUT_MS);
   }
 
-  /** One call of the storage service over Connect, answered by the store's thread. */
-  storageCall(procedure: string, body: Uint8Array): Promise<UnaryResult> {
-    return this.#worker.endpoint.call("storageCall", { procedure, body }, STORAGE_CALL_TIMEOUT_MS);
+  /** One call of the storage service over Connect, answered by the store's thread; see AdoptedClient for `client`. */
+  storageCall(procedure: string, body: Uint8Array, client: string | undefined): Promise<UnaryResult> {
+    return this.#worker.endpoint.call("storageCall", { procedure, body, client }, STORAGE_CALL_TIMEOUT_MS);
+  }
+
+  /** Whose access to volumes is limited is asked about anew from here on. */
+  forgetAccess(): void {
+    this.#worker.endpoint.emit("accessChanged", {});
   }
 
   /** Serves a client that came through TLS; the descriptor belongs to the data path from here. */
@@ -198,7 +206,7 @@ export class DataPlane {
       volume: settings.volume,
       waitForLockMs: settings.waitForLockMs,
     });
-    server.connect((name, payload) => this.#worker.endpoint.emit(name, payload));
+    server.connect((name, payload) => this.#worker.endpoint.emit(name, payload as never));
   }
 
   /** Starts collection, rebalance and scrub of this peer; how far a scrub is is kept in the file. */
@@ -375,11 +383,18 @@ export class DataPlane {
           );
         return this.#dialer.dial(address, timeoutMs);
       },
+      decideAccess: ({ client, volumeId }) => this.#decider(client, volumeId),
       loadScrubProgress: () => this.#progressFile().load(),
       saveScrubProgress: (text) => this.#progressFile().save(text),
       listExports: () => this.#listExports(),
       describeExport: (name) => this.#describeExport(name),
     };
+  }
+
+  get #decider(): AccessDecider {
+    if (this.options.decideAccess === undefined)
+      throw new TorusError("not-open", "Cannot tell who may use a volume: this process keeps no store");
+    return this.options.decideAccess;
   }
 
   #progressFile(): StateFile {

@@ -9,12 +9,13 @@ import {
 } from "../../base/io";
 import type { EventLoop, SocketNetwork } from "../../base/io";
 import { blockBufferBytes } from "../../engine/block";
-import { PeerService } from "../../engine/peer";
+import type { WireStorageService } from "../../engine";
+import { AccessGuard, GuardedService, PeerService } from "../../engine/peer";
 import { openSegmentStore, type SegmentStore } from "../../engine/store";
 import { AdpServer } from "../../net/adp";
 import { StorageUnary } from "../../net/connect";
 import { type LatencyRecorder, measureSyncs } from "./latency";
-import type { DataPlaneStatus, StorageConfig, StorageOpened } from "./worker-api";
+import type { AccessDecider, DataPlaneStatus, StorageConfig, StorageOpened } from "./worker-api";
 
 export interface StoragePartOptions {
   readonly loop: EventLoop;
@@ -25,6 +26,7 @@ export interface StoragePartOptions {
   readonly onError: (message: string) => void;
   readonly onRefused: (message: string) => void;
   readonly latencies: LatencyRecorder;
+  readonly decideAccess: AccessDecider;
 }
 
 export class StoragePart {
@@ -33,8 +35,14 @@ export class StoragePart {
     readonly service: PeerService,
     readonly server: AdpServer,
     readonly unary: StorageUnary,
+    readonly guard: AccessGuard,
     readonly opened: StorageOpened,
   ) {}
+
+  /** What a client gets to see of the store; undefined stands for whoever may use every volume. */
+  serviceFor(client: string | undefined): WireStorageService {
+    return client === undefined ? this.service : new GuardedService(this.service, this.guard, client);
+  }
 
   static async open(options: StoragePartOptions): Promise<StoragePart> {
     const { loop, network, config } = options;
@@ -82,7 +90,15 @@ export class StoragePart {
       const addresses = config.listen.map((address) => server.listen(address).address);
       const { capacityBytes, usedBytes } = store.statistics();
       const { incarnation, bootCount } = store;
-      return new StoragePart(store, service, server, unary, {
+      const guard = new AccessGuard({
+        clock: loop,
+        decide: options.decideAccess,
+        onDenied: (client, volumeName) =>
+          options.onRefused(
+            `Refused the certificate "${client}" volume "${volumeName}": its access list does not name it`,
+          ),
+      });
+      return new StoragePart(store, service, server, unary, guard, {
         incarnation,
         bootCount,
         capacityBytes,

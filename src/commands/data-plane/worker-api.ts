@@ -3,10 +3,11 @@
  * listener, the open volumes, the NBD server, or all of them. Each part is opened by a call, in this order: storage
  * (which says who this peer is), registry (metadata is connected), front end.
  */
-import type { ClusterId, Incarnation, PeerId } from "../../base";
+import type { ClusterId, Incarnation, PeerId, VolumeId } from "../../base";
 import type { DeviceDescription, DeviceExtent, ResumedHandshake } from "../../blockdev";
 import type { ListReply, ListRequest, PeerStatistics } from "../../engine";
 import type { CollectorStatus } from "../../engine/gc";
+import type { AccessDecision, EVERY_VOLUME } from "../../engine/peer";
 import type { RebalanceStatus } from "../../engine/rebalance";
 import type { ScrubStatus } from "../../engine/scrub";
 import type { StoreStatistics } from "../../engine/store";
@@ -236,17 +237,29 @@ export interface UpgradedConnection {
   readonly resumed: ResumedHandshake;
 }
 
+/** Decides what a client may do with a volume. */
+export type AccessDecider = (
+  client: string,
+  volumeId: VolumeId | typeof EVERY_VOLUME,
+) => Promise<AccessDecision>;
+
 /** A client of the store. */
 export interface AdoptedClient {
   readonly socket: number;
   readonly remote: string;
+  /** The name by which access lists know it; undefined: a peer or an administrator, who may use every volume. */
+  readonly client: string | undefined;
 }
 
 /** Offered by the worker. */
 export interface DataWorkerMethods extends DeviceMethods, KernelMethods {
   openStorage(config: StorageConfig): Promise<StorageOpened>;
   /** One call of the storage service over Connect; bytes in, bytes out. */
-  storageCall(argument: { readonly procedure: string; readonly body: Uint8Array }): Promise<UnaryResult>;
+  storageCall(argument: {
+    readonly procedure: string;
+    readonly body: Uint8Array;
+    readonly client: string | undefined;
+  }): Promise<UnaryResult>;
   renewIncarnation(incarnation: Incarnation): Promise<void>;
   /** A client that came through TLS: the plain end of its connection, which then belongs to the worker. */
   adoptClient(argument: AdoptedClient): void;
@@ -267,6 +280,10 @@ export interface DataWorkerMethods extends DeviceMethods, KernelMethods {
 export interface MainMethods extends RegistryMethods {
   /** Connects with TLS; the descriptor of the plain end then belongs to the worker. */
   dialTls(argument: { readonly address: string; readonly timeoutMs: number }): Promise<number>;
+  decideAccess(argument: {
+    readonly client: string;
+    readonly volumeId: VolumeId | typeof EVERY_VOLUME;
+  }): Promise<AccessDecision>;
   /** How far the scrub was when this daemon ran last. */
   loadScrubProgress(argument: undefined): Promise<string | undefined>;
   saveScrubProgress(text: string): Promise<void>;
@@ -274,7 +291,10 @@ export interface MainMethods extends RegistryMethods {
   describeExport(name: string): Promise<DeviceDescription | undefined>;
 }
 
-export interface MainEvents extends RegistryEvents {}
+export interface MainEvents extends RegistryEvents {
+  /** Access lists changed: decisions about clients are asked for anew. */
+  accessChanged: Record<string, never>;
+}
 
 export interface DataWorkerEvents extends KernelEvents {
   startTls: UpgradedConnection;

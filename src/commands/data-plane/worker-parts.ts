@@ -29,6 +29,8 @@ import type {
 const CATALOG_TIMEOUT_MS = 15_000;
 /** A small file, on a disk that may be busy. */
 const PROGRESS_TIMEOUT_MS = 30_000;
+/** Metadata is read for it at most once; a caller waits this long before it is told to come back. */
+const ACCESS_TIMEOUT_MS = 10_000;
 /** The dialer keeps its own deadline; this is for the way there and back. */
 const DIAL_SLACK_MS = 1_000;
 
@@ -66,11 +68,16 @@ export class DataWorkerParts {
         onError: (message) => this.#log({ level: "error", message }),
         onRefused: (message) => this.#log({ level: "warn", message }),
         latencies: this.#latencies,
+        decideAccess: (client, volumeId) =>
+          endpoint.call("decideAccess", { client, volumeId }, ACCESS_TIMEOUT_MS),
       });
+      endpoint.on("accessChanged", () => this.#storage?.guard.forget());
       return this.#storage.opened;
     },
-    storageCall: ({ procedure, body }) =>
-      this.#required(this.#storage, "storage").unary.handle(procedure, body),
+    storageCall: ({ procedure, body, client }) => {
+      const storage = this.#required(this.#storage, "storage");
+      return storage.unary.handle(procedure, body, storage.serviceFor(client));
+    },
     renewIncarnation: (incarnation: Incarnation) =>
       new Promise<void>((resolve, reject) => {
         this.#required(this.#storage, "storage").store.renewIncarnation(incarnation, (status) => {
@@ -79,9 +86,10 @@ export class DataWorkerParts {
             reject(new TorusError("store-failed", "Cannot renew the store's incarnation: it does not write"));
         });
       }),
-    adoptClient: ({ socket, remote }) => {
-      const { server } = this.#required(this.#storage, "storage");
-      this.#context.network.adopt(socket, remote, (connection) => server.accept(connection));
+    adoptClient: ({ socket, remote, client }) => {
+      const storage = this.#required(this.#storage, "storage");
+      const service = storage.serviceFor(client);
+      this.#context.network.adopt(socket, remote, (connection) => storage.server.accept(connection, service));
     },
     connectRegistry: (config: RegistryConfig) => {
       const { loop, endpoint } = this.#context;

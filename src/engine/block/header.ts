@@ -226,3 +226,13 @@ export function verifyBlock(
 ): BlockFault {
   return new BlockVerifier(clusterId).verify(buffer, offset, lengthBytes);
 }
+
+/** The volume that a block's header names, unchecked; undefined for bytes that name none. */
+export function blockVolumeId(
+  buffer: NativeBuffer,
+  offset: number,
+  availableBytes: number,
+): VolumeId | undefined {
+  if (availableBytes < HEADER_FIXED_BYTES) return undefined;
+  return decodeBlockRef(buffer.view, offset + REF_OFFSET)?.volumeId;
+}

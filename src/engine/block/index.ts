@@ -16,4 +16,4 @@ export {
   PAGE_BYTES,
   VOLUME_PAGE_COUNT_MAX,
 } from "./format";
-export { BlockFault, BlockHeader, BlockVerifier, verifyBlock } from "./header";
+export { BlockFault, BlockHeader, BlockVerifier, blockVolumeId, verifyBlock } from "./header";

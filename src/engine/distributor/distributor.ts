@@ -285,7 +285,7 @@ export class Distributor {
       this.statistics.replicasAcknowledged++;
       this.health.succeeded(peer, incarnation);
       this.health.noteSpace(peer, status === StorageStatus.storedLowSpace);
-    } else if (status === StorageStatus.fenced || status === StorageStatus.conflict) {
+    } else if (stopsWriter(status)) {
       one.state = TryState.failed;
       this.#fail(block, peer, status);
     } else {
@@ -300,14 +300,7 @@ export class Distributor {
     if (this.#stopped) return;
     this.stop();
     const name = formatBlockRef(block.ref as BlockRef);
-    this.#listener.onFatal(
-      status === StorageStatus.fenced
-        ? new DistributorError("fenced", `Stop writing ${name}: peer ${peer} was fenced by a newer writer`)
-        : new DistributorError(
-            "conflict",
-            `Stop writing ${name}: peer ${peer} holds this block with other bytes`,
-          ),
-    );
+    this.#listener.onFatal(fatalError(name, peer, status));
   }
 
   /** Copies in `placement` that are stored, and those that may yet be without walking on. */
@@ -513,4 +506,24 @@ export class Distributor {
     }
     return some;
   }
+}
+
+function stopsWriter(status: StorageStatus): boolean {
+  return (
+    status === StorageStatus.fenced || status === StorageStatus.conflict || status === StorageStatus.denied
+  );
+}
+
+function fatalError(block: string, peer: PeerId, status: StorageStatus): DistributorError {
+  if (status === StorageStatus.fenced)
+    return new DistributorError("fenced", `Stop writing ${block}: peer ${peer} was fenced by a newer writer`);
+  if (status === StorageStatus.denied)
+    return new DistributorError(
+      "denied",
+      `Stop writing ${block}: peer ${peer} says that the volume's access list does not name this certificate`,
+    );
+  return new DistributorError(
+    "conflict",
+    `Stop writing ${block}: peer ${peer} holds this block with other bytes`,
+  );
 }

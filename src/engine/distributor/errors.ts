@@ -5,6 +5,8 @@ export type DistributorErrorCode =
   /** A newer writer has opened the volume. */
   | "fenced"
   /** A peer holds the block's name with other bytes. */
-  | "conflict";
+  | "conflict"
+  /** The volume's access list does not name this writer's certificate (any more). */
+  | "denied";
 
 export class DistributorError extends TorusError<DistributorErrorCode> {}

@@ -4,6 +4,8 @@ import { TorusError, type TorusErrorOptions } from "../../base";
 export type PeerErrorCode =
   /** The store is poisoned or closing. */
   | "unavailable"
+  /** The caller's certificate may not use the volume. */
+  | "denied"
   /** More was asked for at once than a request may ask. */
   | "too-large";
 

@@ -298,6 +298,9 @@ export class BlockReader {
     } else if (status === StorageStatus.corrupt) {
       this.#ports.statistics.badCopies++;
       read.badPeer = peer;
+    } else if (status === StorageStatus.denied) {
+      // All peers have the same access lists: asking another is of no use.
+      return this.#finish(read, status);
     } else if (status !== StorageStatus.notFound) {
       read.sawUnreachable = true;
       if (meansDown(status)) this.#ports.health.failed(peer, true);

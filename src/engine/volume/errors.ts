@@ -10,6 +10,8 @@ export type VolumeErrorCode =
   | "tail-uncertain"
   /** A peer knows a newer epoch than the one just minted: the metadata was rolled back (R3c). */
   | "metadata-rolled-back"
+  /** The volume's access list does not name this process's certificate. */
+  | "denied"
   /** A block's name stands for two contents. */
   | "conflict"
   /** The map or a block it needs cannot be read. */

@@ -74,6 +74,12 @@ export function planAdoption(
   acceptLoss: boolean,
   describe: (peer: PeerId) => string,
 ): Adoption {
+  const denying = replies.find((reply) => reply.status === StorageStatus.denied);
+  if (denying !== undefined)
+    throw new VolumeError(
+      "denied",
+      `Cannot open volume "${volumeName}": peer ${describe(denying.peerId)} says that its access list does not name this certificate; an administrator adds it with torus ctl volume access ${volumeName} --allow NAME`,
+    );
   for (const reply of replies)
     if (reply.epochKnown > epoch || reply.status === StorageStatus.fenced)
       throw new VolumeError(

@@ -116,6 +116,14 @@ export class Fields {
     });
   }
 
+  strings(name: string, countMax: number, lengthMax: number): string[] {
+    return this.#array(name, countMax).map((value) => {
+      if (typeof value !== "string" || value.length > lengthMax)
+        throw this.#bad(name, `holds something else than texts of at most ${lengthMax} characters`);
+      return value;
+    });
+  }
+
   /** Runs one of the id parsers, which throw errors of their own. */
   parsed<T>(name: string, parse: (text: string) => T): T {
     const text = this.string(name);

@@ -4,6 +4,7 @@ export {
   decodeCounter,
   decodeHead,
   decodeLock,
+  decodeName,
   decodeRequest,
   decodeSnapshot,
   decodeVolume,
@@ -17,6 +18,7 @@ export {
   type StoredLock,
   type StoredRequest,
   type StoredSnapshot,
+  type StoredVolume,
 } from "./codec";
 export { again, readAll, repeat, type MetaContext, unchanged } from "./context";
 export { mintEpoch } from "./epochs";
@@ -28,6 +30,7 @@ export { PeerDirectory, PeerRegistration, type PeerDescription, type PeerEntry }
 export { RingAdmin } from "./ring-admin";
 export { SnapshotAdmin, publicSnapshot, type SnapshotInfo } from "./snapshot-admin";
 export { type JobOrders, UpkeepAdmin, type UpkeepOrders } from "./upkeep-admin";
+export { type AccessList, VolumeAccess } from "./volume-access";
 export { VolumeAdmin, publicRecord, type VolumeInfo } from "./volume-admin";
 export {
   attachedError,

@@ -29,6 +29,8 @@ export const keys = {
   ringVersion: (version: number) => `${ROOT}rings/${String(version).padStart(VERSION_DIGITS, "0")}`,
   namesPrefix: `${ROOT}names/`,
   name: (name: string) => `${ROOT}names/${encodeName(name)}`,
+  accessPrefix: `${ROOT}access/`,
+  access: (id: VolumeId) => `${keys.accessPrefix}${String(id).padStart(VOLUME_DIGITS, "0")}`,
   volumesPrefix: `${ROOT}volumes/`,
   counter: `${ROOT}volumes/counter`,
   volumePrefix: (id: VolumeId) => `${ROOT}volumes/${String(id).padStart(VOLUME_DIGITS, "0")}/`,
@@ -52,7 +54,17 @@ export function parseVolumeKey(
   if (!key.startsWith(keys.volumesPrefix)) return undefined;
   const tail = key.slice(keys.volumesPrefix.length);
   if (!/^\d{13}\//.test(tail)) return undefined;
-  const id = Number(tail.slice(0, VOLUME_DIGITS));
-  if (id < 1 || id > VOLUME_ID_MAX) return undefined;
-  return { volumeId: asVolumeId(id), rest: tail.slice(VOLUME_DIGITS + 1) };
+  const volumeId = parseId(tail.slice(0, VOLUME_DIGITS));
+  return volumeId === undefined ? undefined : { volumeId, rest: tail.slice(VOLUME_DIGITS + 1) };
+}
+
+/** The volume of `torus/access/<id>`; undefined for other keys. */
+export function parseAccessKey(key: string): VolumeId | undefined {
+  const tail = key.slice(keys.accessPrefix.length);
+  return key.startsWith(keys.accessPrefix) && /^\d{13}$/.test(tail) ? parseId(tail) : undefined;
+}
+
+function parseId(digits: string): VolumeId | undefined {
+  const id = Number(digits);
+  return id < 1 || id > VOLUME_ID_MAX ? undefined : asVolumeId(id);
 }

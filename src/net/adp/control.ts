@@ -48,7 +48,8 @@ const TAIL_BLOCK_BYTES = 17;
 const LISTING_BYTES = 33;
 
 function statusOf(value: number): StorageStatus {
-  if (value > StorageStatus.unavailable) throw badFrame(`status ${value} is unknown`);
+  if (value > StorageStatus.unavailable && value !== StorageStatus.denied)
+    throw badFrame(`status ${value} is unknown`);
   return value as StorageStatus;
 }
 

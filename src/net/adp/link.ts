@@ -489,7 +489,8 @@ export class PeerLink implements StreamHandler {
       slot.frameKind !== kind ||
       slot === this.#bodySlot ||
       bodyBytes > slot.bodyBytesMax ||
-      (status > StorageStatus.unavailable && status !== StorageStatus.storedLowSpace) ||
+      status > StorageStatus.denied ||
+      status === StorageStatus.unreachable ||
       (status !== StorageStatus.ok && bodyBytes > 0)
     ) {
       this.#fail("it sent a reply that fits no request", "resting");

@@ -29,7 +29,8 @@ import {
   type StreamListener,
   type StreamNetwork,
 } from "../../base/io";
-import { type ServicePut, type ServiceRead, type StorageService, StorageStatus } from "../../engine";
+import { type ServicePut, type ServiceRead, StorageStatus, type WireStorageService } from "../../engine";
+import { PeerError } from "../../engine/peer";
 import {
   CONTROL_REQUEST_BYTES_MAX,
   ControlOperation,
@@ -74,7 +75,7 @@ const GREETING_MS_MAX = 5_000;
 const BODY_SWEEPS_MAX = 30;
 
 export interface AdpServerOptions {
-  readonly service: StorageService;
+  readonly service: WireStorageService;
   readonly network: StreamNetwork;
   readonly clock: Clock;
   readonly allocate: AllocateBuffer;
@@ -145,9 +146,9 @@ export class AdpServer {
     return listener;
   }
 
-  /** Serves a connection that somebody else accepted (a TLS bridge). */
-  accept(connection: StreamConnection): StreamHandler {
-    const handler = new ServerConnection(this, connection);
+  /** Serves a connection that somebody else accepted (a TLS bridge), with what its client gets to see of the service. */
+  accept(connection: StreamConnection, service = this.options.service): StreamHandler {
+    const handler = new ServerConnection(this, connection, service);
     this.connections.add(handler);
     this.#sweep ??= this.options.clock.schedule(SWEEP_MS, this.#onSweep);
     return handler;
@@ -272,6 +273,7 @@ class ServerConnection implements StreamHandler {
   constructor(
     private readonly server: AdpServer,
     private readonly connection: StreamConnection,
+    private readonly service: WireStorageService,
   ) {
     this.#acceptedMs = server.options.clock.nowMs();
   }
@@ -331,7 +333,7 @@ class ServerConnection implements StreamHandler {
       this.#begin(put.lengthBytes);
       this.server.counts.putCount++;
       this.server.counts.putBytes += put.lengthBytes;
-      this.server.options.service.put(put);
+      this.service.put(put);
       return;
     }
     const control = this.#receivingControl as ControlBody;
@@ -400,8 +402,8 @@ class ServerConnection implements StreamHandler {
   }
 
   #greet(bytes: Uint8Array, offset: number): void {
-    const { service, blockBytesMax } = this.server.options;
-    const { identity } = service;
+    const { blockBytesMax } = this.server.options;
+    const { identity } = this.service;
     const hello = decodeHello(bytes, offset);
     let status: HelloStatus = HelloStatus.ok;
     if (hello === undefined) status = HelloStatus.garbled;
@@ -483,7 +485,7 @@ class ServerConnection implements StreamHandler {
     read.slotCount = slotCount;
     read.ordinal = ordinal;
     read.connection = this;
-    this.server.options.service.read(read);
+    this.service.read(read);
   }
 
   #receiveControl(view: DataView, position: number, bodyBytes: number): void {
@@ -510,15 +512,18 @@ class ServerConnection implements StreamHandler {
       (reply) => this.#answerControl(ordinal, reply, body.length),
       (error: unknown) => {
         const isBadRequest = error instanceof AdpError && error.code === "bad-frame";
-        if (!isBadRequest) this.server.options.onServiceError(error);
-        const status = isBadRequest ? StorageStatus.badRequest : StorageStatus.unavailable;
+        const isDenied = error instanceof PeerError && error.code === "denied";
+        if (!isBadRequest && !isDenied) this.server.options.onServiceError(error);
+        let status: StorageStatus = StorageStatus.unavailable;
+        if (isBadRequest) status = StorageStatus.badRequest;
+        else if (isDenied) status = StorageStatus.denied;
         this.answer(FrameKind.control, status, ordinal, body.length);
       },
     );
   }
 
   async #runControl(operation: number, body: Uint8Array): Promise<Uint8Array> {
-    const { service } = this.server.options;
+    const { service } = this;
     switch (operation) {
       case ControlOperation.fence:
         return encodeFenceReply(await service.fence(decodeFenceRequest(body)));

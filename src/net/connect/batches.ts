@@ -33,7 +33,7 @@ export function wireStatus(status: StorageStatus): number {
 
 export function statusOf(wire: number): StorageStatus {
   const status = wire - 1;
-  const isKnown = status <= StorageStatus.unavailable || status === StorageStatus.storedLowSpace;
+  const isKnown = status <= StorageStatus.denied && status !== StorageStatus.unreachable;
   if (!Number.isInteger(status) || status < StorageStatus.ok || !isKnown)
     throw new ConnectStorageError("malformed", `Cannot read a message: status ${wire}`);
   return status as StorageStatus;

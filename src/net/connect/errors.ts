@@ -18,6 +18,7 @@ export class ConnectStorageError extends TorusError<ConnectStorageErrorCode> {
 /** The codes of the Connect protocol that we answer with. */
 export type ConnectCode =
   | "invalid_argument"
+  | "permission_denied"
   | "not_found"
   | "failed_precondition"
   | "resource_exhausted"

@@ -10,6 +10,6 @@ export {
   CONNECT_REQUEST_TIMEOUT_MS,
   type ConnectTransportOptions,
 } from "./options";
-export { StorageUnary, type StorageUnaryOptions, type WireStorageService } from "./storage-unary";
+export { StorageUnary, type StorageUnaryOptions } from "./storage-unary";
 export { ConnectTransport } from "./transport";
 export { createUnaryHandler, type UnaryHandler, type UnaryHandlerOptions } from "./unary-handler";

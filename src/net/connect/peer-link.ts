@@ -415,6 +415,8 @@ function failureOf(error: TorusError): CallFailure {
       return { status: StorageStatus.wrongCluster, reason };
     case "invalid_argument":
       return { status: StorageStatus.badRequest, reason };
+    case "permission_denied":
+      return { status: StorageStatus.denied, reason };
     case "resource_exhausted":
     case "unavailable":
     case "internal":

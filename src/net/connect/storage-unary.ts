@@ -8,7 +8,8 @@
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { type AllocateBuffer, type NativeBuffer, TorusError } from "../../base";
 import { BufferPool } from "../../base/io";
-import { type StorageService as EngineStorageService, StorageStatus } from "../../engine";
+import { type PeerIdentity, StorageStatus, type WireStorageService } from "../../engine";
+import { PeerError } from "../../engine/peer";
 import { BLOCK_SIZE_MAX, HEADER_BYTES_MAX, PAGE_BYTES } from "../../engine/block";
 import {
   ConfirmBlocksRequestSchema,
@@ -44,12 +45,6 @@ import { ConnectStorageError, refusal, type UnaryResult } from "./errors";
 import { encodeIdentity, parseTarget, refuseTarget } from "./identity";
 import { BATCH_COUNT_MAX, READ_REPLY_BYTES_MAX, readBytesMax } from "./limits";
 import { Procedure } from "./procedures";
-
-/** What is offered on the wire; deleting and ring versions stay local. */
-export type WireStorageService = Pick<
-  EngineStorageService,
-  "identity" | "put" | "read" | "fence" | "list" | "confirm" | "statistics"
->;
 
 export interface StorageUnaryOptions {
   readonly service: WireStorageService;
@@ -89,13 +84,18 @@ export class StorageUnary {
     );
   }
 
-  /** Never throws for what a caller sent. `procedure` is the last part of the path. */
-  async handle(procedure: string, body: Uint8Array): Promise<UnaryResult> {
+  /**
+   * Never throws for what a caller sent. `procedure` is the last part of the path; `service` is the one that this
+   * caller gets to see, by default the whole.
+   */
+  async handle(procedure: string, body: Uint8Array, service = this.#service): Promise<UnaryResult> {
     try {
-      return await this.#dispatch(procedure, body);
+      return await this.#dispatch(procedure, body, service);
     } catch (error) {
       if (error instanceof ConnectStorageError && error.code === "malformed")
         return refusal("invalid_argument", error.message);
+      if (error instanceof PeerError && error.code === "denied")
+        return refusal("permission_denied", error.message);
       // A TorusError of the service is an answer; anything else is a bug and must not pass as one.
       if (error instanceof TorusError)
         return refusal(error.retryable ? "unavailable" : "internal", error.message);
@@ -103,38 +103,38 @@ export class StorageUnary {
     }
   }
 
-  async #dispatch(procedure: string, body: Uint8Array): Promise<UnaryResult> {
-    const { identity } = this.#service;
+  async #dispatch(procedure: string, body: Uint8Array, service: WireStorageService): Promise<UnaryResult> {
+    const { identity } = service;
     switch (procedure) {
       case Procedure.putBlocks:
-        return this.#putBlocks(body);
+        return this.#putBlocks(body, service);
       case Procedure.readBlocks:
-        return this.#readBlocks(body);
+        return this.#readBlocks(body, service);
       case Procedure.fence: {
         const message = decode(FenceRequestSchema, body);
-        const reply = () => this.#service.fence(fenceOf(message));
-        return this.#answer(message.target, async () =>
+        const reply = () => service.fence(fenceOf(message));
+        return this.#answer(message.target, identity, async () =>
           toBinary(FenceResponseSchema, fenceReplyToMessage(await reply())),
         );
       }
       case Procedure.listBlocks: {
         const message = decode(ListBlocksRequestSchema, body);
-        const reply = () => this.#service.list(listOf(message));
-        return this.#answer(message.target, async () =>
+        const reply = () => service.list(listOf(message));
+        return this.#answer(message.target, identity, async () =>
           toBinary(ListBlocksResponseSchema, listReplyToMessage(identity, await reply())),
         );
       }
       case Procedure.confirmBlocks: {
         const message = decode(ConfirmBlocksRequestSchema, body);
-        const reply = () => this.#service.confirm(confirmOf(message));
-        return this.#answer(message.target, async () =>
+        const reply = () => service.confirm(confirmOf(message));
+        return this.#answer(message.target, identity, async () =>
           toBinary(ConfirmBlocksResponseSchema, confirmReplyToMessage(await reply())),
         );
       }
       case Procedure.getStatistics: {
         const message = decode(GetStatisticsRequestSchema, body);
-        return this.#answer(message.target, async () =>
-          toBinary(GetStatisticsResponseSchema, statisticsToMessage(await this.#service.statistics())),
+        return this.#answer(message.target, identity, async () =>
+          toBinary(GetStatisticsResponseSchema, statisticsToMessage(await service.statistics())),
         );
       }
       default:
@@ -142,22 +142,26 @@ export class StorageUnary {
     }
   }
 
-  async #answer(target: Target | undefined, answer: () => Promise<Uint8Array>): Promise<UnaryResult> {
-    return refuseTarget(target, this.#service.identity) ?? { ok: true, body: await answer() };
+  async #answer(
+    target: Target | undefined,
+    identity: PeerIdentity,
+    answer: () => Promise<Uint8Array>,
+  ): Promise<UnaryResult> {
+    return refuseTarget(target, identity) ?? { ok: true, body: await answer() };
   }
 
-  async #putBlocks(body: Uint8Array): Promise<UnaryResult> {
+  async #putBlocks(body: Uint8Array, service: WireStorageService): Promise<UnaryResult> {
     const { head, items } = readPutRequest(body, BATCH_COUNT_MAX);
-    const refused = refuseTarget(targetAt(body, head), this.#service.identity);
+    const refused = refuseTarget(targetAt(body, head), service.identity);
     if (refused !== undefined) return refused;
-    const statuses = await Promise.all(items.map((item) => this.#putBlock(body, item)));
+    const statuses = await Promise.all(items.map((item) => this.#putBlock(body, item, service)));
     return {
       ok: true,
-      body: encodePutResponse(encodeHead(encodeIdentity(this.#service.identity)), statuses),
+      body: encodePutResponse(encodeHead(encodeIdentity(service.identity)), statuses),
     };
   }
 
-  async #putBlock(body: Uint8Array, item: PutItem): Promise<StorageStatus> {
+  async #putBlock(body: Uint8Array, item: PutItem, service: WireStorageService): Promise<StorageStatus> {
     const lengthBytes = item.end - item.start;
     if (lengthBytes === 0 || lengthBytes > this.#blockBytesMax) return StorageStatus.badRequest;
     const pool = lengthBytes <= SMALL_BUFFER_BYTES ? this.#small : this.#large;
@@ -169,13 +173,13 @@ export class StorageUnary {
         pool.release(buffer);
         resolve(status);
       };
-      this.#service.put({ buffer, offset: 0, lengthBytes, writerEpoch, done });
+      service.put({ buffer, offset: 0, lengthBytes, writerEpoch, done });
     });
   }
 
-  async #readBlocks(body: Uint8Array): Promise<UnaryResult> {
+  async #readBlocks(body: Uint8Array, service: WireStorageService): Promise<UnaryResult> {
     const { head, items } = readReadRequest(body, BATCH_COUNT_MAX);
-    const refused = refuseTarget(targetAt(body, head), this.#service.identity);
+    const refused = refuseTarget(targetAt(body, head), service.identity);
     if (refused !== undefined) return refused;
     const bytesMax = items.reduce((sum, item) => sum + readBytesMax(item.slotCount), 0);
     if (bytesMax > READ_REPLY_BYTES_MAX)
@@ -183,19 +187,19 @@ export class StorageUnary {
         "resource_exhausted",
         `Cannot read ${bytesMax} bytes at once: ${READ_REPLY_BYTES_MAX} are possible`,
       );
-    const results = await Promise.all(items.map((item) => this.#readBlock(item)));
+    const results = await Promise.all(items.map((item) => this.#readBlock(item, service)));
     return {
       ok: true,
-      body: encodeReadResponse(encodeHead(encodeIdentity(this.#service.identity)), results),
+      body: encodeReadResponse(encodeHead(encodeIdentity(service.identity)), results),
     };
   }
 
-  #readBlock(item: ReadItem): Promise<ReadResult> | ReadResult {
+  #readBlock(item: ReadItem, service: WireStorageService): Promise<ReadResult> | ReadResult {
     const { ref, firstSlot, slotCount } = item;
     if (ref === undefined || firstSlot + slotCount > SLOT_COUNT_MAX)
       return { status: StorageStatus.badRequest, check: 0, data: NO_DATA };
     return new Promise((resolve) => {
-      this.#service.read({
+      service.read({
         ref,
         firstSlot,
         slotCount,

@@ -26,6 +26,7 @@ const BYTES_UNDER_WAY_MAX = 256 * 1024 * 1024;
 /** HTTP status of each Connect code, as the Connect protocol has it. */
 const HTTP_STATUS: Readonly<Record<ConnectCode, number>> = {
   invalid_argument: 400,
+  permission_denied: 403,
   not_found: 404,
   failed_precondition: 400,
   resource_exhausted: 429,

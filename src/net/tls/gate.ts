@@ -35,9 +35,9 @@ export interface TlsGateOptions {
   readonly onClient: (client: TlsClient) => void;
   /**
    * Where a client's bytes go instead: the unix socket of a server in this process that serves clients of this
-   * kind. `onClient` is not called then.
+   * kind; undefined turns the client away. `onClient` is not called then.
    */
-  readonly routeTo?: (subject: TlsSubject) => string;
+  readonly routeTo?: (subject: TlsSubject) => string | undefined;
   /** A client was turned away; for a log that folds repetitions. */
   readonly onRefused: (remote: StreamAddress, reason: string) => void;
 }
@@ -158,10 +158,13 @@ export class TlsGate {
     const subject = problem === undefined ? subjectOf(socket) : undefined;
     if (problem !== undefined) return this.#refuse(socket, problem);
     if (subject === undefined) return this.#refuse(socket, "it has no certificate");
+    const route = this.options.routeTo?.(subject);
+    if (this.options.routeTo !== undefined && route === undefined)
+      return this.#refuse(socket, "too many different clients came");
     this.#leaveHandshake(accepted, "open");
     this.#connections++;
-    if (this.options.routeTo !== undefined) {
-      accepted.end = openForward(socket, this.options.routeTo(subject));
+    if (route !== undefined) {
+      accepted.end = openForward(socket, route);
       return;
     }
     const pipe = openPipe(socket);

@@ -28,6 +28,24 @@ export function certificateFlags({ certFile, keyFile, caFile }: CertificateFiles
   return ["--peer-cert-file", certFile, "--peer-key-file", keyFile, "--peer-ca-file", caFile];
 }
 
+/** Makes an authority by `torus ctl cert` in the scene's folder `certs`, and then a certificate for each name asked for. */
+export async function certificateFactory(
+  scene: Scene,
+): Promise<(name: string, role: string) => Promise<CertificateFiles>> {
+  const binary = await torusBinary();
+  const folder = scene.path("certs");
+  await scene.run([binary, "ctl", "cert", "init", "--dir", folder]);
+  return async (name, role) => {
+    const hosts = ["--hosts", "127.0.0.1,localhost"];
+    await scene.run([binary, "ctl", "cert", "issue", name, "--role", role, ...hosts, "--dir", folder]);
+    return {
+      certFile: `${folder}/${name}.pem`,
+      keyFile: `${folder}/${name}.key`,
+      caFile: `${folder}/ca.pem`,
+    };
+  };
+}
+
 export interface ClusterOptions {
   /** Tells the clusters of one scene apart. */
   readonly name?: string;
@@ -122,6 +140,8 @@ export interface ServeOptions {
   readonly flags?: readonly string[];
   /** Listens on this port of loopback; without it on a unix socket. */
   readonly tcpPort?: number;
+  /** Instead of the administrator's. */
+  readonly certificate?: CertificateFiles;
 }
 
 /** `torus blk nbdserve`: the client side of a volume, in a process of its own. */
@@ -179,11 +199,15 @@ export class NbdServer {
   /** Undefined when it serves; what it said when it ended instead. */
   private async tryStart(): Promise<string | undefined> {
     const binary = await torusBinary();
-    const { tcpPort, flags = [] } = this.options;
+    const { tcpPort, flags = [], certificate } = this.options;
     const address = tcpPort === undefined ? `unix:${this.socketPath}` : `127.0.0.1:${tcpPort}`;
     const started = await this.cluster.scene.start(
       this.name,
-      [binary, "blk", "nbdserve", "--listen", address, ...this.cluster.metaFlags, ...flags, ...this.volumes],
+      [
+        ...[binary, "blk", "nbdserve", "--listen", address],
+        ...this.cluster.metaFlagsWith(certificate),
+        ...[...flags, ...this.volumes],
+      ],
       { env: this.cluster.environment },
     );
     this.process = started;
@@ -250,9 +274,14 @@ export class Cluster {
   }
 
   get metaFlags(): readonly string[] {
+    return this.metaFlagsWith(this.tls?.admin);
+  }
+
+  /** Where the metadata is, for somebody with this certificate; by default the administrator's, where there is one. */
+  metaFlagsWith(certificate = this.tls?.admin): readonly string[] {
     return [
       ...["--meta", this.etcd?.metaUrl ?? this.daemons[0]!.adminUrl],
-      ...(this.tls === undefined ? [] : certificateFlags(this.tls.admin)),
+      ...(certificate === undefined ? [] : certificateFlags(certificate)),
     ];
   }
 

@@ -16,7 +16,14 @@ export {
   tcpUri,
   unixUri,
 } from "./clients";
-export { type CertificateFiles, certificateFlags, Cluster, type NbdServer, type PeerScheme } from "./cluster";
+export {
+  type CertificateFiles,
+  certificateFactory,
+  certificateFlags,
+  Cluster,
+  type NbdServer,
+  type PeerScheme,
+} from "./cluster";
 export { freePort } from "./ports";
 export { type CommandResult, waitFor } from "./process";
 export { openScene, Scene } from "./scene";

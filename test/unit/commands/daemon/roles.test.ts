@@ -17,6 +17,12 @@ test.each<[Operation, string | undefined, string | undefined]>([
   [put("torus/cluster/live/x"), undefined, PEERS],
   [put("torus/volumes/0000000000001/lock"), undefined, undefined],
   [drop("torus/volumes/0000000000001/"), undefined, undefined],
+  [put("torus/cluster/upkeep"), RING, RING],
+  [put("torus/access/0000000000001"), "change access lists", "change access lists"],
+  [drop("torus/access/"), "change access lists", "change access lists"],
+  [put("torus/something/new"), RING, RING],
+  [drop("torus/volumes/"), "delete what many volumes have", "delete what many volumes have"],
+  [drop("torus/names/"), "delete what many volumes have", "delete what many volumes have"],
   // A prefix that holds what is closed is closed too.
   [drop("torus/"), RING, RING],
   [drop("torus/cluster/"), RING, RING],
