@@ -5,6 +5,10 @@
  * and messages: whatever runs on this thread uses this Clock and these sockets, and another thread that posted a
  * message writes to `wakeHandle` (`kickLoop`) afterwards.
  *
+ * Timers wake the loop through one timerfd that is set again only when the earliest due time comes nearer. A timeout of
+ * epoll_wait instead would start and cancel a kernel timer with every wait, which costs a virtual machine several
+ * exits a request.
+ *
  * A turn: epoll_wait -> handlers -> due timers -> (promises -> end-of-turn work) until quiet. The runtime itself
  * gets its turn (posted messages, unhandled rejections) when the loop was kicked or idle, and now and then under
  * load: after every turn it would cost 7 us, a third of a small request. An exception of a handler is a bug: it
@@ -27,6 +31,9 @@ const TURNS_BETWEEN_RUNTIME_TURNS = 64;
 /** Rounds of end-of-turn work before other descriptors get their chance again. */
 const END_ROUNDS_MAX = 16;
 
+/** For epoll_wait: until something happens. */
+const FOREVER_MS = -1;
+
 export interface FdWatch {
   /** Which events to hear of from now on: a sum of C.EPOLLIN and C.EPOLLOUT; errors are always told. */
   setEvents(events: number): void;
@@ -40,7 +47,7 @@ export type TurnEndHook = () => boolean;
 export interface EventLoopOptions {
   /** An eventfd of whoever wakes this loop, who keeps it open; without it the loop makes and closes its own. */
   readonly wakeHandle?: number;
-  /** Longest wait in the kernel; a test on the main thread sets a few ms to let the runtime breathe. */
+  /** Longest wait in the kernel, without end by default; a test on the main thread sets a few ms to let the runtime breathe. */
   readonly blockMsMax?: number;
 }
 
@@ -71,6 +78,12 @@ export class EventLoop implements Clock, TurnScheduler {
   readonly #counter = nativeBuffer(8);
   readonly #watches: (Watch | undefined)[] = [];
   readonly #timers = new TimerHeap();
+  readonly #timerFile: number;
+  readonly #timerSpecification = nativeBuffer(32);
+  /** When the timerfd fires next. */
+  #armedMs = Number.POSITIVE_INFINITY;
+  /** Some timer may be due. */
+  #timersDue = false;
   readonly #hooks: TurnEndHook[] = [];
   readonly #blockMsMax: number;
   #afterTurn: (() => void)[] = [];
@@ -86,7 +99,18 @@ export class EventLoop implements Clock, TurnScheduler {
     this.#epoll = must("make an epoll instance", libc.epollCreate());
     this.#ownsWakeHandle = options.wakeHandle === undefined;
     this.wakeHandle = options.wakeHandle ?? createWakeHandle();
-    this.#blockMsMax = options.blockMsMax ?? 60_000;
+    this.#blockMsMax = options.blockMsMax ?? FOREVER_MS;
+    this.#timerFile = must(
+      "make a timer",
+      libc.timerfdCreate(C.CLOCK_BOOTTIME, C.TFD_NONBLOCK | C.TFD_CLOEXEC),
+    );
+    this.watch(this.#timerFile, () => {
+      libc.read(this.#timerFile, this.#counter.address, 8);
+      this.#armedMs = Number.POSITIVE_INFINITY;
+      this.#timersDue = true;
+      // Timers alone wake a loop that is idle.
+      this.#runtimeTurnDue = true;
+    });
     this.watch(this.wakeHandle, () => {
       libc.read(this.wakeHandle, this.#counter.address, 8);
       this.#runtimeTurnDue = true;
@@ -167,7 +191,8 @@ export class EventLoop implements Clock, TurnScheduler {
     // What the runtime's own turn brought may have queued work.
     let isQuiet = this.#finishTurn();
     for (let count = 0; count < TURNS_BETWEEN_RUNTIME_TURNS && !this.#stopped; count++) {
-      const eventCount = this.#waitAndHandle(isQuiet ? this.#waitMs() : 0);
+      const waitMs = this.#lookToTimers();
+      const eventCount = this.#waitAndHandle(isQuiet ? waitMs : 0);
       const wasIdle = eventCount === 0 && isQuiet;
       isQuiet = this.#finishTurn();
       if (wasIdle || this.#runtimeTurnDue) return;
@@ -187,7 +212,10 @@ export class EventLoop implements Clock, TurnScheduler {
         continue;
       watch.handler(view.getUint32(offset, true));
     }
-    if (this.#timers.size > 0) this.#timers.runDue(bootTimeMs());
+    if (this.#timersDue) {
+      this.#timersDue = false;
+      this.#timers.runDue(bootTimeMs());
+    }
     return count;
   }
 
@@ -210,10 +238,28 @@ export class EventLoop implements Clock, TurnScheduler {
     if (!this.#disposed) this.control(C.EPOLL_CTL_DEL, watch, 0);
   }
 
-  #waitMs(): number {
-    if (this.#timers.size === 0) return this.#blockMsMax;
-    const delayMs = Math.ceil(this.#timers.nextDueMs - bootTimeMs());
-    return delayMs <= 0 ? 0 : Math.min(delayMs, this.#blockMsMax);
+  /** Sees to it that the first timer ends the wait; returns how long that may last. */
+  #lookToTimers(): number {
+    const dueMs = this.#timers.nextDueMs;
+    if (dueMs >= this.#armedMs) return this.#blockMsMax;
+    if (dueMs <= bootTimeMs()) {
+      this.#timersDue = true;
+      return 0;
+    }
+    this.#arm(dueMs);
+    return this.#blockMsMax;
+  }
+
+  #arm(dueMs: number): void {
+    const { words } = this.#timerSpecification;
+    const seconds = Math.floor(dueMs / 1000);
+    words[4] = seconds;
+    words[6] = Math.min(Math.ceil((dueMs - seconds * 1000) * 1e6), 999_999_999);
+    must(
+      "set a timer",
+      libc.timerfdSettime(this.#timerFile, C.TFD_TIMER_ABSTIME, this.#timerSpecification.address),
+    );
+    this.#armedMs = dueMs;
   }
 
   /** Promises and end-of-turn work until neither is left; false when it stopped before that. */
@@ -238,6 +284,7 @@ export class EventLoop implements Clock, TurnScheduler {
     if (this.#disposed) return;
     this.#disposed = true;
     libc.close(this.#epoll);
+    libc.close(this.#timerFile);
     if (this.#ownsWakeHandle) libc.close(this.wakeHandle);
   }
 }

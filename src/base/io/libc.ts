@@ -58,6 +58,8 @@ const { symbols } = dlopen("libc.so.6", {
   socketpair: { args: [int, int, int, pointer], returns: int },
   strerror: { args: [int], returns: pointer },
   sync_file_range: { args: [fd, offset, offset, "u32"], returns: int },
+  timerfd_create: { args: [int, int], returns: fd },
+  timerfd_settime: { args: [fd, int, pointer, pointer], returns: int },
   unlink: { args: [pointer], returns: int },
   write: { args: [fd, pointer, size], returns: offset },
 });
@@ -174,6 +176,10 @@ export const libc = {
   /** Starts or awaits writeback of a range without any promise of durability. */
   syncFileRange: (file: number, offsetBytes: number, lengthBytes: number, flags: number) =>
     checked(symbols.sync_file_range(file, offsetBytes, lengthBytes, flags)),
+  timerfdCreate: (clock: number, flags: number) => checked(symbols.timerfd_create(clock, flags)),
+  /** `specification`: a struct itimerspec; the time in it is absolute with TFD_TIMER_ABSTIME. */
+  timerfdSettime: (file: number, flags: number, specification: number) =>
+    checked(symbols.timerfd_settime(file, flags, at(specification), null)),
   unlink: (path: string) => checked(symbols.unlink(cPath(path))),
   write: (file: number, address: number, lengthBytes: number) =>
     checked(symbols.write(file, at(address), lengthBytes)),
@@ -215,6 +221,9 @@ export const C = {
   EPOLL_CTL_MOD: 3,
   EFD_NONBLOCK: 0o4000,
   EFD_CLOEXEC: 0o2000000,
+  TFD_NONBLOCK: 0o4000,
+  TFD_CLOEXEC: 0o2000000,
+  TFD_TIMER_ABSTIME: 1,
   CLOCK_MONOTONIC: 1,
   CLOCK_BOOTTIME: 7,
   PROT_READ: 1,
