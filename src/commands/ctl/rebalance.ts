@@ -186,7 +186,10 @@ async function statusText(metadata: Metadata, style: OutputStyle): Promise<strin
     return renderJson({
       ...summary,
       ringVersion: ring.version,
-      ...rebalance,
+      // The orders' own bytesPerSecond is a limit, and would hide the speed.
+      paused: rebalance.paused,
+      limitBytesPerSecond: rebalance.bytesPerSecond,
+      requests: rebalance.requests,
       peers: JSON.parse(list) as unknown,
     });
   if (style.format === "csv") return list;

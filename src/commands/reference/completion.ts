@@ -6,14 +6,20 @@ import { readTree } from "./tree";
 const SCRIPTS: Readonly<Record<string, string>> = {
   bash: `# torus: source <(torus ctl completion bash)
 _torus() {
-  local IFS=$'\\n' line="\${COMP_LINE:0:COMP_POINT}" words=()
-  IFS=' ' read -ra words <<< "$line"
-  [[ "$line" == *' ' ]] && words+=('')
+  local line="\${COMP_LINE:0:COMP_POINT}" words=() one
+  # Backslashes are taken out: a name may hold spaces.
+  IFS=' ' read -a words <<< "$line"
+  [[ "$line" == *' ' && "$line" != *'\\ ' ]] && words+=('')
   local current="\${words[-1]}"
-  COMPREPLY=($("\${words[0]}" ctl completion words -- "\${words[@]:1}" 2>/dev/null))
-  # Bash replaces only what follows its last word break.
+  # Bash replaces only what follows its last word break; an @ it replaces too.
   local prefix="\${current%"\${COMP_WORDS[COMP_CWORD]}"}"
-  [[ -n "$prefix" && "$prefix" != "$current" ]] && COMPREPLY=("\${COMPREPLY[@]#"$prefix"}")
+  prefix="\${prefix%@}"
+  [[ "$prefix" == "$current" ]] && prefix=''
+  COMPREPLY=()
+  while IFS= read -r one; do
+    printf -v one %q "\${one#"$prefix"}"
+    COMPREPLY+=("$one")
+  done < <("\${words[0]}" ctl completion words -- "\${words[@]:1}" 2>/dev/null)
 }
 complete -o default -F _torus torus
 `,

@@ -27,5 +27,6 @@ export {
 export { freePort } from "./ports";
 export { type CommandResult, waitFor } from "./process";
 export { openScene, Scene } from "./scene";
+export { Terminal } from "./terminal";
 export { bytesReceivedAt } from "./traffic";
 export { checkStamps, startStampWriter, verifyStamps } from "./stamps";

@@ -1,7 +1,13 @@
 /** The reference and the completion, as the real tree of commands makes them. */
 import { describe, expect, test } from "bun:test";
-import { candidates, readTree, renderReference } from "../../../../src/commands/reference";
-import { rootCommand } from "../../../../src/commands/root";
+import {
+  candidates,
+  type CommandNode,
+  readTree,
+  renderReference,
+  renderUsage,
+} from "../../../../src/commands/reference";
+import { dispatch, rootCommand } from "../../../../src/commands/root";
 
 const tree = await readTree(rootCommand, ["torus"]);
 
@@ -64,3 +70,47 @@ test("renderReference has a section for every command, with all that it takes", 
   expect(resize).toContain("- `--shrink`: ");
   expect(resize).toContain("    torus ctl volume resize data 5GiB --shrink\n");
 });
+
+const leavesOf = (node: CommandNode): CommandNode[] =>
+  node.children.length === 0 ? [node] : node.children.flatMap(leavesOf);
+const groupsOf = (node: CommandNode): CommandNode[] =>
+  node.children.length === 0 ? [] : [node, ...node.children.flatMap(groupsOf)];
+const style = { width: 80, heading: (text: string) => text };
+
+describe("renderUsage", () => {
+  test.each(leavesOf(tree).map((leaf) => [leaf.path.join(" "), leaf] as const))(
+    "of %s has examples that begin with a command, every option, and lines that fit",
+    (called, leaf) => {
+      const text = renderUsage(leaf, style);
+      expect(text).toStartWith(called);
+      expect(leaf.examples.length).toBeGreaterThan(0);
+      for (const example of leaf.examples) {
+        expect(example).toMatch(/\b(torus|torus-flex)\b/);
+        expect(text).toContain(`\n  ${example}\n`);
+      }
+      for (const [name, arg] of leaf.args) if (arg.type !== "positional") expect(text).toContain(`--${name}`);
+      const prose = text.slice(0, text.indexOf("\nExamples\n"));
+      for (const line of prose.split("\n")) expect(line.length).toBeLessThanOrEqual(81);
+    },
+  );
+
+  test.each(groupsOf(tree).map((group) => [group.path.join(" "), group] as const))(
+    "of %s lists its commands",
+    (called, group) => {
+      const text = renderUsage(group, style);
+      expect(text).toStartWith(`${called} COMMAND\n`);
+      for (const { path } of group.children) expect(text).toContain(`\n  ${path.at(-1)} `);
+    },
+  );
+});
+
+test.each(leavesOf(tree).map(({ path }) => [path.join(" "), path.slice(1)] as const))(
+  "%s refuses an option that nobody knows as wrong usage, and says where to look",
+  async (called, words) => {
+    const refused = dispatch(rootCommand, [...words, "--no-such-option=1"]);
+    await expect(refused).rejects.toMatchObject({
+      exitCode: 2,
+      message: expect.stringMatching(new RegExp(`: see ${called} --help$`)),
+    });
+  },
+);
