@@ -17,6 +17,7 @@ export interface RebalanceReport {
   readonly blocksLeft: number;
   readonly blocksWaiting: number;
   readonly blocksSurplus: number;
+  readonly blocksYoung: number;
   readonly bytesMoved: number;
   readonly blocksMoved: number;
   readonly blocksDropped: number;
@@ -89,6 +90,7 @@ export function peerProgress(peer: Reporting): RebalanceReport | undefined {
     blocksLeft: numberOf(report.blocksLeft),
     blocksWaiting: numberOf(report.blocksWaiting),
     blocksSurplus: numberOf(report.blocksSurplus),
+    blocksYoung: numberOf(report.blocksYoung),
     bytesMoved: numberOf(report.bytesMoved),
     blocksMoved: numberOf(report.blocksMoved),
     blocksDropped: numberOf(report.blocksDropped),

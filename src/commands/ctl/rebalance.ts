@@ -70,6 +70,12 @@ const columns: readonly Column<Row>[] = [
     value: (row) => row.progress?.blocksSurplus ?? null,
   },
   {
+    name: "blocksYoung",
+    title: "YOUNG",
+    align: "right",
+    value: (row) => row.progress?.blocksYoung ?? null,
+  },
+  {
     name: "bytesPerSecond",
     title: "SPEED",
     align: "right",
@@ -105,7 +111,10 @@ export interface MovementSummary {
   /** Of the slowest peer; null while nobody knows. */
   readonly secondsLeft: number | null;
   readonly blocksWaiting: number;
-  /** Every live peer is at the ring's version and has nothing left to do. */
+  /**
+   * Every live peer is at the ring's version and has nothing left to do but to drop needless copies of a log's tail
+   * when the next checkpoint has covered it: while a volume is written to, there are always some.
+   */
   readonly settled: boolean;
 }
 
@@ -130,7 +139,7 @@ export function movementOf(rows: readonly PeerRow[], ringVersion: number): Movem
         progress.ringVersion === ringVersion &&
         progress.blocksLeft === 0 &&
         progress.blocksWaiting === 0 &&
-        progress.blocksSurplus === 0,
+        progress.blocksSurplus <= progress.blocksYoung,
     ),
   };
 }

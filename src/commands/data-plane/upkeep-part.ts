@@ -67,6 +67,7 @@ export class UpkeepPart {
       bytesPerSecond: config.rebalanceBytesPerSecond,
       isClientBusy,
       collectFirst: (signal) => this.#collector.collect(signal),
+      isDead: (ref) => this.#collector.isCondemned(ref),
       onConflict: (message) => log({ level: "error", message }),
     });
     this.#scrubber = new Scrubber(ports, {

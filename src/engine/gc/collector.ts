@@ -26,7 +26,10 @@ export interface CollectorOptions {
   readonly intervalMs?: number;
   /** What is remembered of lineages between collections. Default 256 MiB. */
   readonly memoryBytesMax?: number;
-  /** Dead INode blocks of living volumes stay so long for peers that collect later. Default 60 s. */
+  /**
+   * Dead INode blocks of living volumes stay so long for peers that collect later, or as long as two collections
+   * are apart if that is more. Default 15 s.
+   */
   readonly inodeGraceMs?: number;
   /** Where nodes of maps are read; by default from the peers. */
   readonly nodes?: NodeReader;
@@ -60,7 +63,8 @@ const DUTY_SHARE = 0.1;
 const INTERVAL_MS_MAX = 3_600_000;
 const MEMORY_BYTES_MAX = 256 * 1024 * 1024;
 const DELETE_BATCH = 1024;
-const INODE_GRACE_MS = 60_000;
+/** Between one and two of these and a collection's interval are less than the minute in which space comes back. */
+const INODE_GRACE_MS = 15_000;
 /** Even when nothing changed in the metadata: copies of dead blocks may have come from elsewhere. */
 const UNCHANGED_MS_MAX = 600_000;
 
@@ -101,7 +105,7 @@ export class GarbageCollector {
     private readonly options: CollectorOptions = {},
   ) {
     this.access = new BlockAccess(ports);
-    this.condemned = new Condemned(ports.clock, options.inodeGraceMs ?? INODE_GRACE_MS);
+    this.condemned = new Condemned(ports.clock);
     this.nodes = new CountingReader(options.nodes ?? this.access.nodes);
     this.loop = new WorkerLoop({ clock: ports.clock, round: (signal) => this.round(signal) });
   }
@@ -142,6 +146,11 @@ export class GarbageCollector {
     };
   }
 
+  /** Known to be dead and kept for a while: not worth another copy. */
+  isCondemned(ref: BlockRef): boolean {
+    return this.condemned.has(ref);
+  }
+
   /** One whole collection now; when one is under way, waits for its end and does another. */
   async collect(signal: AbortSignal): Promise<void> {
     while (this.running !== undefined) await this.running.catch(() => undefined);
@@ -171,7 +180,7 @@ export class GarbageCollector {
     this.runs++;
     this.last = { listed: 0, deleted: 0, bytes: 0 };
     this.state = "listing";
-    this.condemned.turn();
+    this.condemned.turn(this.graceMs());
     const held = await this.list(signal);
     this.last.listed = held.count;
     // After the listing, never before (R7).
@@ -186,6 +195,11 @@ export class GarbageCollector {
     this.forgetLineages(view);
     this.tookMs = clock.nowMs() - startedMs;
     this.finishedWallMs = clock.wallMs();
+  }
+
+  private graceMs(): number {
+    const { inodeGraceMs = INODE_GRACE_MS } = this.options;
+    return Math.max(inodeGraceMs, (2 * this.tookMs) / DUTY_SHARE);
   }
 
   private async list(signal: AbortSignal): Promise<Held> {

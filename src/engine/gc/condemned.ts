@@ -13,10 +13,7 @@ export class Condemned {
   private countOlder = 0;
   private turnedAtMs: number;
 
-  constructor(
-    private readonly clock: Clock,
-    private readonly graceMs: number,
-  ) {
+  constructor(private readonly clock: Clock) {
     this.turnedAtMs = clock.nowMs();
   }
 
@@ -30,13 +27,18 @@ export class Condemned {
   }
 
   /** Call once a collection, before any `mayGo`. */
-  turn(): void {
-    if (this.clock.nowMs() - this.turnedAtMs < this.graceMs) return;
+  turn(graceMs: number): void {
+    if (this.clock.nowMs() - this.turnedAtMs < graceMs) return;
     this.turnedAtMs = this.clock.nowMs();
     this.older = this.newer;
     this.countOlder = this.count;
     this.newer = new BlockSet();
     this.count = 0;
+  }
+
+  /** Whether it was found dead and waits here for its end. */
+  has(ref: BlockRef): boolean {
+    return this.older.has(ref) || this.newer.has(ref);
   }
 
   /** Whether a dead block waited long enough; if not, it waits from now on. */

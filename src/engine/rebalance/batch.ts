@@ -28,6 +28,8 @@ export interface BatchContext {
   readonly signal: AbortSignal;
   /** Others make no headway: send what is lacking, whoever's turn it is. */
   readonly sendAll: boolean;
+  /** Known to be dead and collected soon: another copy would be for nothing, and seen as new by who gets it. */
+  isDead(ref: BlockRef): boolean;
   /** The ring is still the one of this pass. */
   isCurrent(): boolean;
   /** Told of every copy sent and every drop, as they happen. */
@@ -45,6 +47,8 @@ export interface BatchOutcome {
   waiting: number;
   /** Of which only other peers can bring them further. */
   waitingForOthers: number;
+  /** Needless copies of a log's tail: they may go when their volume's head has passed them (R8). */
+  young: number;
   /** Peers that lack something still, or could not be asked. */
   readonly openPeers: Set<PeerId>;
   readonly conflicts: string[];
@@ -67,6 +71,7 @@ export function newOutcome(): BatchOutcome {
     dropped: 0,
     waiting: 0,
     waitingForOthers: 0,
+    young: 0,
     openPeers: new Set(),
     conflicts: [],
   };
@@ -132,6 +137,11 @@ async function sendLacking(context: BatchContext, block: BlockCase, outcome: Bat
     (peer, position) => peer !== context.self && isLacking(statuses[position] as StorageStatus),
   );
   if (lacking.length === 0 || block.listing.suspect) return;
+  if (context.isDead(block.listing.ref)) {
+    // One that this peer need not hold goes by being collected.
+    block.waits ||= !block.isMine;
+    return;
+  }
   if (!context.sendAll && !(await isMyTurn(context, block))) {
     block.waits = true;
     outcome.waitingForOthers++;
@@ -165,6 +175,11 @@ async function sendTo(
   const { access, self, pacer, signal } = context;
   const { ref, lengthBytes } = block.listing;
   await pacer.take(lengthBytes, signal);
+  // Whose turn it is may be sending by now, however late.
+  if (context.sendAll && (await access.ask(peer, ref)) === StorageStatus.ok) {
+    block.statuses[block.peers.indexOf(peer)] = StorageStatus.ok;
+    return;
+  }
   const status = await access.withBlock(ref, self, (whole) => access.send(peer, whole));
   if (status === StorageStatus.ok) {
     outcome.moved++;
@@ -192,9 +207,8 @@ async function dropSurplus(
       !context.desired.isShort &&
       block.statuses.every((status) => status === StorageStatus.ok),
   );
-  // A young one goes when its volume's head has passed it: soon, so it is tried again soon.
-  for (const block of placed) if (context.ages.isYoung(block.listing.ref)) block.waits = true;
-  const surplus = placed.filter((block) => !block.waits);
+  const surplus = placed.filter((block) => !context.ages.isYoung(block.listing.ref));
+  outcome.young += placed.length - surplus.length;
   const confirmed = await confirmedByAll(context, surplus, outcome);
   if (confirmed.length === 0 || !context.isCurrent()) return;
   await context.local.deleteBlocks(confirmed);

@@ -27,6 +27,8 @@ export interface RebalanceStatus {
   readonly blocksWaiting: number;
   /** Blocks that this peer holds and should not, found by the last walk. */
   readonly blocksSurplus: number;
+  /** Of which nothing is left to be done but that their volume's head passes them: copies of a log's tail. */
+  readonly blocksYoung: number;
   readonly rateBytesPerSecond: number;
   /** The peer has no part in the ring (drained or removed) and holds no block: it may be switched off. */
   readonly isSafeToRemove: boolean;

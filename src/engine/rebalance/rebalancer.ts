@@ -4,6 +4,7 @@
  * pass after a restart asks the peers and finds what is done already. Work follows the change: a block whose peers are
  * the same as when everything was settled costs one table look-up.
  */
+import type { BlockRef } from "../../base";
 import type { BlockListing } from "../ports";
 import {
   BlockAccess,
@@ -25,11 +26,15 @@ export interface RebalanceOptions {
   readonly isClientBusy?: () => boolean;
   /** Runs before blocks are sent, so that dead ones are not (collection). */
   readonly collectFirst?: (signal: AbortSignal) => Promise<void>;
+  /** Blocks that are dead and kept for a while: no copy of them is made. */
+  readonly isDead?: (ref: BlockRef) => boolean;
   /** Two contents under one name: told once a pass. */
   readonly onConflict?: (text: string) => void;
 }
 
 const SWEEP_MS = 20_000;
+/** While there are blocks that came since the last walks and were not asked about. */
+const SWEEP_MS_YOUNG = 5_000;
 const SWEEP_MS_MAX = 3_600_000;
 const RETRY_MS_MIN = 2_000;
 const RETRY_MS_MAX = 60_000;
@@ -37,8 +42,8 @@ const RETRY_MS_MAX = 60_000;
 const LOOK_SHARE = 0.05;
 const RETRY_MS_QUICK = 5_000;
 const BATCH_BLOCKS = 128;
-/** Passes without any headway by those whose turn it is, after which this peer sends itself. */
-const PATIENCE_PASSES = 2;
+/** So long without any headway by those whose turn it is, this peer sends itself. Their own walks are less apart. */
+const PATIENCE_MS = 30_000;
 
 export class Rebalancer {
   private readonly access: BlockAccess;
@@ -59,9 +64,15 @@ export class Rebalancer {
   private blocksDropped = 0;
   private blocksWaiting = 0;
   private blocksSurplus = 0;
+  /** Of which the last walk found that they have to be looked at. */
+  private surplusLeft = 0;
+  private blocksYoung = 0;
   private blocksHeld: number | undefined;
-  private idlePasses = 0;
+  /** Since when as many blocks wait for others; undefined while none does. */
+  private standsStillSinceMs: number | undefined;
   private waitingForOthersBefore = 0;
+  /** The last walk met blocks that are too new to be asked about. */
+  private isExpecting = false;
   private retries = 0;
 
   constructor(
@@ -127,6 +138,7 @@ export class Rebalancer {
       secondsLeft: this.secondsLeft(bytesPerSecond),
       blocksWaiting: this.blocksWaiting,
       blocksSurplus: this.blocksSurplus,
+      blocksYoung: this.blocksYoung,
       rateBytesPerSecond: this.pacer.bytesPerSecond,
       isSafeToRemove: !this.isPlacing() && this.blocksHeld === 0,
       lastError: this.loop.lastError ?? null,
@@ -197,20 +209,23 @@ export class Rebalancer {
 
   /** Counts what is to be looked at, so that progress has an end to be measured by. */
   private async survey(selector: BlockSelector, signal: AbortSignal): Promise<void> {
-    let [held, surplus, left, leftBytes] = [0, 0, 0, 0];
+    let [held, surplus, surplusLeft, left, leftBytes] = [0, 0, 0, 0, 0];
+    this.isExpecting = false;
     await walkLocalBlocks(this.ports, signal, (blocks) => {
       for (const { ref, lengthBytes } of blocks) {
         const { isMine, mustLook } = selector.select(ref);
-        this.memory.see(ref);
+        if (this.memory.see(ref)) this.isExpecting = true;
         held++;
         if (!isMine) surplus++;
         if (!mustLook) continue;
         left++;
+        if (!isMine) surplusLeft++;
         leftBytes += lengthBytes;
       }
     });
     this.blocksHeld = held;
     this.blocksSurplus = surplus;
+    this.surplusLeft = surplusLeft;
     this.blocksLeft = left;
     this.bytesLeft = leftBytes;
   }
@@ -229,7 +244,8 @@ export class Rebalancer {
       knowledge: this.knowledge,
       ages: new BlockAges(await this.ports.registry.collectionView()),
       signal,
-      sendAll: this.idlePasses >= PATIENCE_PASSES,
+      sendAll: this.isOutOfPatience(),
+      isDead: this.options.isDead ?? (() => false),
       isCurrent: () => this.isCurrent(desired),
       onMoved: (bytes) => {
         this.blocksMoved++;
@@ -275,25 +291,39 @@ export class Rebalancer {
     this.bytesLeft = Math.max(0, this.bytesLeft - bytes);
   }
 
+  private isOutOfPatience(): boolean {
+    const { standsStillSinceMs } = this;
+    return standsStillSinceMs !== undefined && this.ports.clock.nowMs() - standsStillSinceMs >= PATIENCE_MS;
+  }
+
+  /** Another's turn that never comes must not keep a block from its place for ever. */
+  private noteWaitingForOthers(count: number): void {
+    if (count === 0) this.standsStillSinceMs = undefined;
+    else if (count < this.waitingForOthersBefore || this.standsStillSinceMs === undefined)
+      this.standsStillSinceMs = this.ports.clock.nowMs();
+    this.waitingForOthersBefore = count;
+  }
+
   private isCurrent(desired: DesiredPeers): boolean {
     return this.access.cluster.view.ring.version === desired.ring.spec.version;
   }
 
   private waitAfter(outcome: BatchOutcome, surveyMs: number, passMs: number): number {
     const { sweepMs: sweepMsMin = SWEEP_MS } = this.options;
-    const sweepMs = Math.min(SWEEP_MS_MAX, Math.max(sweepMsMin, surveyMs / LOOK_SHARE));
+    const wantedMs = this.isExpecting ? Math.min(sweepMsMin, SWEEP_MS_YOUNG) : sweepMsMin;
+    const sweepMs = Math.min(SWEEP_MS_MAX, Math.max(wantedMs, surveyMs / LOOK_SHARE));
     this.blocksWaiting = outcome.waiting;
-    // Another's turn that never comes must not keep a block from its place for ever.
-    const standsStill =
-      outcome.waitingForOthers > 0 && outcome.waitingForOthers >= this.waitingForOthersBefore;
-    this.idlePasses = standsStill ? this.idlePasses + 1 : 0;
-    this.waitingForOthersBefore = outcome.waitingForOthers;
+    this.blocksYoung = outcome.young;
+    this.noteWaitingForOthers(outcome.waitingForOthers);
     if (outcome.moved > 0 || outcome.dropped > 0) this.retries = 0;
     if (outcome.dropped > 0) this.blocksHeld = undefined;
+    // What was dropped just now is counted by another walk at once: a drained peer says soon that it is empty.
+    if (outcome.waiting + outcome.young === 0 && outcome.dropped > 0) return 0;
     if (outcome.waiting === 0) {
       this.retries = 0;
-      // What was dropped just now is counted by another walk at once: a drained peer says soon that it is empty.
-      return outcome.dropped > 0 ? 0 : sweepMs;
+      // Needless copies that did not wait were collected meanwhile, or their volumes' heads are about to pass them.
+      const soonMs = outcome.young > 0 ? RETRY_MS_QUICK : RETRY_MS_MIN;
+      return this.surplusLeft > 0 ? Math.min(sweepMs, Math.max(soonMs, surveyMs / LOOK_SHARE)) : sweepMs;
     }
     // A pass that moved something took the time its pace asks for; one that did not only asked and waited.
     const lookMs = outcome.moved > 0 || outcome.dropped > 0 ? surveyMs : passMs;

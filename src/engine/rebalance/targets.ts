@@ -82,8 +82,8 @@ export class PeerKnowledge {
   }
 }
 
-/** A block is looked at this long after it was first seen: until then its writer may still be sending it. */
-const SETTLING_MS = 10_000;
+/** New blocks are looked at in turns of this: until then their writers may still be sending them. */
+const SETTLING_MS = 5_000;
 
 /** Which blocks are known to be at all their peers, and which new ones are old enough to be asked about. */
 export class PlacementMemory {
@@ -110,9 +110,11 @@ export class PlacementMemory {
     this.newer = new BlockSet();
   }
 
-  /** Takes note of a block that the walk meets. */
-  see(ref: BlockRef): void {
-    if (!this.placed.has(ref)) this.newer.add(ref);
+  /** Takes note of a block that the walk meets; returns whether it is too new to be asked about in this one. */
+  see(ref: BlockRef): boolean {
+    if (this.placed.has(ref)) return false;
+    this.newer.add(ref);
+    return !this.older.has(ref);
   }
 
   markPlaced(ref: BlockRef): void {

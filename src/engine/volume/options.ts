@@ -23,8 +23,10 @@ export interface VolumeOptions {
   readonly degradeAfterMs: number;
   /** ... one that is connected but does not answer after this. */
   readonly excludeSilentAfterMs: number;
-  /** A change of peers or ring that hurts nobody yet is followed after this. */
+  /** A change of peers that hurts nobody yet is followed after this: most that leave are back soon. */
   readonly followAfterMs: number;
+  /** A new ring is followed after this: what is written by the old one has to be moved. Several at once cost one turn. */
+  readonly followRingAfterMs: number;
   /** How long an opener waits for peers to answer its fence. */
   readonly fenceDeadlineMs: number;
   /** How long a read waits for the lease to be renewed before it fails (R13). */
@@ -52,6 +54,7 @@ export const VOLUME_DEFAULTS: VolumeOptions = {
   degradeAfterMs: 800,
   excludeSilentAfterMs: 4_000,
   followAfterMs: 5_000,
+  followRingAfterMs: 1_000,
   fenceDeadlineMs: 5_000,
   leaseStallMs: 20_000,
   readAheadBytes: MIB,

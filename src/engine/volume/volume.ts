@@ -80,6 +80,8 @@ export class Volume implements DistributorListener {
   #differsSinceMs = 0;
   /** A checkpoint that will change the log set waits for its turn. */
   #following = false;
+  /** Blocks up to this one were placed by an earlier log set too: peers may drop those copies when the head is past it. */
+  #spreadIndex = 0;
   #closing: Promise<CloseOutcome> | undefined;
 
   constructor(core: VolumeCore, listener: LateListener) {
@@ -326,14 +328,28 @@ export class Volume implements DistributorListener {
     if (this.#membersDiffer(options.followAfterMs)) {
       const nowMs = ports.clock.nowMs();
       if (this.#differsSinceMs === 0) this.#differsSinceMs = nowMs;
-      if (nowMs - this.#differsSinceMs >= options.followAfterMs)
+      if (nowMs - this.#differsSinceMs >= this.#followAfterMs())
         return this.#followMembers(options.followAfterMs);
     } else this.#differsSinceMs = 0;
     if (checkpointer.running) return;
     const due =
-      checkpointer.tailBytes >= this.#tailBytesMax() || checkpointer.ageMs >= options.checkpointIntervalMs;
+      checkpointer.tailBytes >= this.#tailBytesMax() ||
+      checkpointer.ageMs >= options.checkpointIntervalMs ||
+      this.#isSpread();
     if (due && checkpointer.dirty) return this.#checkpointInBackground({});
     this.#cleaner.tick();
+  }
+
+  #followAfterMs(): number {
+    const { cluster, distributor, options } = this.#core;
+    const isNewRing = cluster.view.ring.version !== distributor.placement.log.ringVersion;
+    return isNewRing ? Math.min(options.followRingAfterMs, options.followAfterMs) : options.followAfterMs;
+  }
+
+  /** What was written while the log set changed lies where both wanted it, and can be covered by a head now. */
+  #isSpread(): boolean {
+    const { head } = this.#core.checkpointer;
+    return head.dataIndex < this.#spreadIndex && this.#log.appliedIndex >= this.#spreadIndex;
   }
 
   /** What was overwritten or cleaned is collected only after a checkpoint: small volumes make them more often. */
@@ -376,16 +392,21 @@ export class Volume implements DistributorListener {
       "info",
       `log set changes to ${desired.members.length} peers of ring version ${desired.ringVersion}, width ${desired.width}`,
     );
-    this.#checkpointInBackground({
-      logSet: () => {
-        this.#following = false;
-        return this.#desired(goneMsMax);
+    this.#checkpointInBackground(
+      {
+        logSet: () => {
+          this.#following = false;
+          return this.#desired(goneMsMax);
+        },
       },
-    });
+      () => {
+        this.#spreadIndex = this.#log.sealedIndex;
+      },
+    );
   }
 
-  #checkpointInBackground(request: CheckpointRequest): void {
-    this.checkpoint(request).catch((error: unknown) => this.#onBackgroundError(error));
+  #checkpointInBackground(request: CheckpointRequest, onCommitted: () => void = () => {}): void {
+    this.checkpoint(request).then(onCommitted, (error: unknown) => this.#onBackgroundError(error));
   }
 
   #onBackgroundError(error: unknown): void {

@@ -50,6 +50,7 @@ export class SimUpkeep {
       bytesPerSecond: BYTES_PER_SECOND,
       sweepMs: SWEEP_MS,
       collectFirst: (signal) => collector.collect(signal),
+      isDead: (ref) => collector.isCondemned(ref),
       onConflict: (text) => process.world.fail(new Error(`${process.name}: ${text}`)),
     });
     this.scrubber = new Scrubber(ports, {

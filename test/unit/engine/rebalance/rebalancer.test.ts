@@ -288,9 +288,62 @@ describe("Rebalancer", () => {
       await harness.write(ref, harness.desiredPeers(ref).slice(index % 2, 1 + (index % 2)));
     }
     const before = scene.bytesPut;
-    await harness.time.advance(60_000);
+    // They are met by one walk and asked about by the next, which are closer together while there are new blocks.
+    await harness.time.advance(35_000);
     expect(harness.misplaced(scene.refs)).toEqual([]);
     expect(scene.bytesPut - before).toBe(20 * BLOCK_BYTES);
+    await scene.stop();
+  });
+
+  test("makes no copies of what is known to be dead", async () => {
+    const harness = new Harness(3, 2);
+    const dead = new Set<string>();
+    const options = { ...FAST, isDead: (ref: BlockRef) => dead.has(formatBlockRef(ref)) };
+    const scene = await Scene.with(harness, 60, options);
+    for (const ref of scene.refs.splice(0, 20)) dead.add(formatBlockRef(ref));
+    harness.addPeer();
+    scene.start();
+    harness.change({ kind: "add", members: [member(3)] });
+    await harness.time.advance(120_000);
+    expect(harness.misplaced(scene.refs)).toEqual([]);
+    const fresh = harness.peers[3]?.names() ?? [];
+    expect(fresh.length).toBeGreaterThan(0);
+    expect(fresh.filter((name) => dead.has(name))).toEqual([]);
+    await scene.stop();
+  });
+
+  test("sends nothing twice while the peer whose turn it is takes its time", async () => {
+    const harness = new Harness(3, 2);
+    const scene = await Scene.with(harness, 200, { bytesPerSecond: 2 * BLOCK_BYTES });
+    harness.addPeer();
+    scene.start();
+    const before = harness.ring;
+    harness.change({ kind: "add", members: [member(3)] });
+    await harness.time.advance(900_000);
+    expect(harness.misplaced(scene.refs)).toEqual([]);
+    const plan = planChange(before, harness.ring, scene.refs.length * BLOCK_BYTES);
+    expect(scene.bytesPut).toBeLessThanOrEqual(1.1 * plan.bytesMovedLeast + 4 * BLOCK_BYTES);
+    await scene.stop();
+  });
+
+  test("counts a drained peer's copies anew when they were collected instead of dropped", async () => {
+    const harness = new Harness(3, 2);
+    const drained = harness.peers[0] as HarnessPeer;
+    const isCollecting = { now: false };
+    const scene = await Scene.with(harness, 20, {
+      ...FAST,
+      isDead: () => true,
+      collectFirst: async () => {
+        if (isCollecting.now) await drained.service.deleteBlocks(drained.refs());
+      },
+    });
+    scene.start(drained);
+    harness.change({ kind: "drain", peerId: drained.peerId });
+    await harness.time.advance(10_000);
+    expect(drained.refs().length).toBeGreaterThan(0);
+    isCollecting.now = true;
+    await harness.time.advance(12_000);
+    expect(scene.of(0).status()).toMatchObject({ state: "idle", blocksSurplus: 0, isSafeToRemove: true });
     await scene.stop();
   });
 
