@@ -34,3 +34,4 @@ export {
   type VolumeSession,
   type WireStorageService,
 } from "./ports";
+export { isLowOnSpace } from "./space";

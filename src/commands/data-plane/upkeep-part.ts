@@ -4,9 +4,9 @@
  * reach peers as volumes do, but by a service of their own for this peer, so that what they ask is not counted as
  * clients' requests and does not slow them down.
  */
-import { type Clock, formatBlockRef } from "../../base";
+import { type Clock, formatBlockRef, type Timer } from "../../base";
 import { type EventLoop, nativeBuffer } from "../../base/io";
-import type { VolumeRegistry } from "../../engine";
+import { isLowOnSpace, type VolumeRegistry } from "../../engine";
 import { GarbageCollector } from "../../engine/gc";
 import { PeerService } from "../../engine/peer";
 import { Rebalancer } from "../../engine/rebalance";
@@ -19,6 +19,10 @@ import type { DataWorkerEvents, UpkeepConfig, UpkeepStatus } from "./worker-api"
 
 /** Deleted volumes' space is back within a minute, so collections are closer together. */
 const COLLECT_MS = 10_000;
+/** With less than this part of the store free, every so much more that is used asks for a collection. */
+const SHORT_PART = 1 / 4;
+const GROWN_PART = 1 / 64;
+const SHORT_LOOK_MS = 500;
 /** Between two looks at the counters of clients' requests. */
 const ACTIVITY_MS = 250;
 /** Fewer requests than these leave the peer idle: a health check, a file system's own ticking. */
@@ -44,6 +48,9 @@ export class UpkeepPart {
   readonly #unsubscribe: () => void;
   readonly #keptReasons = new Map<string, string>();
   #orders: UpkeepOrders | undefined;
+  #spaceTimer: Timer;
+  /** When a collection was last asked for, or what is left since. */
+  #usedBytesSeen = 0;
 
   constructor(options: UpkeepPartOptions) {
     this.#options = options;
@@ -87,6 +94,7 @@ export class UpkeepPart {
     this.#unsubscribe = registry.onClusterChange((view) => this.#adoptRing(view.ring.version));
     this.#adoptRing(registry.cluster().ring.version);
     this.#collector.start();
+    this.#spaceTimer = this.#watchSpace();
     this.#rebalancer.start();
     this.#scrubber.start();
   }
@@ -118,8 +126,27 @@ export class UpkeepPart {
 
   async close(): Promise<void> {
     this.#unsubscribe();
+    this.#spaceTimer.cancel();
     await Promise.all([this.#rebalancer.stop(), this.#scrubber.stop()]);
     await this.#collector.stop();
+  }
+
+  /** A fast writer overwrites a small pool's worth between two collections: it would find no room among the dead. */
+  #watchSpace(): Timer {
+    const { loop, storage } = this.#options;
+    return loop.schedule(SHORT_LOOK_MS, () => {
+      const { capacityBytes, usedBytes } = storage.store.statistics();
+      this.#usedBytesSeen = Math.min(this.#usedBytesSeen, usedBytes);
+      const hasGrown = usedBytes - this.#usedBytesSeen >= capacityBytes * GROWN_PART;
+      const isShort = capacityBytes - usedBytes < capacityBytes * SHORT_PART;
+      // Writers are held up meanwhile.
+      const isLow = isLowOnSpace({ capacityBytes, usedBytes });
+      if (isLow || (hasGrown && isShort)) {
+        this.#usedBytesSeen = usedBytes;
+        this.#collector.hurry();
+      }
+      this.#spaceTimer = this.#watchSpace();
+    });
   }
 
   #setPaused(job: Rebalancer | Scrubber, paused: boolean): void {

@@ -128,6 +128,11 @@ export class GarbageCollector {
     this.loop.wake();
   }
 
+  /** Looks now whether something changed: space is short. */
+  hurry(): void {
+    if (this.running === undefined) this.loop.wake();
+  }
+
   status(): CollectorStatus {
     return {
       state: this.state,

@@ -26,6 +26,11 @@ const LIVE_PART_MAX = 0.85;
 const DEAD_BYTES_MIN = 2 * 1024 * 1024;
 /** From this ratio on the rate limit does not hold. */
 const HURRY_RATIO = 1.85;
+/** What is worth cleaning when space is short, ... */
+const SHORT_RATIO = 1.05;
+/** ... and so long after it was, without a rate limit: a pool this tight is short again at once otherwise. */
+const TIGHT_RATIO = 1.25;
+const TIGHT_MS = 60_000;
 /** After a scan that found nothing to clean. */
 const IDLE_MS = 30_000;
 const ROOM_POLL_MS = 20;
@@ -44,12 +49,18 @@ export class Cleaner {
   #running: Promise<void> | undefined;
   #stopped = false;
   #idleUntilMs = 0;
+  /** What may still be copied; bounded while space is short. */
+  #budgetBytes = Number.POSITIVE_INFINITY;
+  /** The blocks may take this many times the live bytes. */
+  #ratioMax: number;
+  #tightUntilMs = 0;
   /** Blocks of this pass: their counts fall only when the copies reach the map. */
   readonly #cleaned = new Set<number>();
 
   constructor(core: VolumeCore, log: LogWriter) {
     this.#core = core;
     this.#log = log;
+    this.#ratioMax = core.options.cleanAboveRatio;
     this.#pinned = new PinnedBlocks(core.ports.clock, core.ports.registry, core.session.grant);
   }
 
@@ -64,11 +75,54 @@ export class Cleaner {
     const { options, distributor, ports, onCleanError } = this.#core;
     if (this.#stopped || this.#running || options.cleanBytesPerSecond === 0 || distributor.full) return;
     if (ports.clock.nowMs() < this.#idleUntilMs || !this.#isNeeded()) return;
-    this.#running = this.#pass()
-      .catch((error: unknown) => onCleanError(error))
-      .finally(() => {
-        this.#running = undefined;
-      });
+    this.#start().catch((error: unknown) => onCleanError(error));
+  }
+
+  /** Ends the pass under way, and begins none, until `resume`. */
+  suspend(): void {
+    this.#budgetBytes = 0;
+  }
+
+  resume(): void {
+    const { ports, options } = this.#core;
+    this.#budgetBytes = Number.POSITIVE_INFINITY;
+    this.#ratioMax = Math.min(TIGHT_RATIO, options.cleanAboveRatio);
+    this.#tightUntilMs = ports.clock.nowMs() + TIGHT_MS;
+    this.#idleUntilMs = 0;
+  }
+
+  /** Space was short not long ago. */
+  get isTight(): boolean {
+    if (this.#tightUntilMs === 0) return false;
+    if (this.#core.ports.clock.nowMs() < this.#tightUntilMs) return true;
+    this.#tightUntilMs = 0;
+    if (this.#budgetBytes > 0) this.#ratioMax = this.#core.options.cleanAboveRatio;
+    return false;
+  }
+
+  /**
+   * While suspended: copies up to about `bytesMax` without a rate limit, out of whatever blocks have some dead space.
+   * Returns the bytes copied; 0 says that there is nothing to gain, or that it cannot be had now.
+   */
+  async cleanSome(bytesMax: number): Promise<number> {
+    await this.#running?.catch(() => undefined);
+    const { options, distributor, onCleanError, statistics } = this.#core;
+    if (this.#stopped || options.cleanBytesPerSecond === 0 || distributor.full) return 0;
+    const before = statistics.pagesCleaned;
+    this.#budgetBytes = bytesMax;
+    this.#ratioMax = SHORT_RATIO;
+    await this.#start().catch((error: unknown) => onCleanError(error));
+    // Unless the shortage ended meanwhile, and with it the suspension.
+    if (this.#budgetBytes !== Number.POSITIVE_INFINITY) this.suspend();
+    return (statistics.pagesCleaned - before) * PAGE_BYTES;
+  }
+
+  #start(): Promise<void> {
+    const pass = this.#pass().finally(() => {
+      this.#running = undefined;
+    });
+    this.#running = pass;
+    return pass;
   }
 
   /** The snapshot whose root is this holds all blocks up to the newest in the map. */
@@ -79,12 +133,13 @@ export class Cleaner {
   /** Resolves when nothing is copied any more. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    await this.#running;
+    await this.#running?.catch(() => undefined);
   }
 
   #isNeeded(): boolean {
     const { deadSlotCount } = this.#core.map.statistics();
-    return deadSlotCount * PAGE_BYTES >= DEAD_BYTES_MIN && this.ratio > this.#core.options.cleanAboveRatio;
+    if (this.#budgetBytes <= 0) return false;
+    return deadSlotCount * PAGE_BYTES >= DEAD_BYTES_MIN && this.ratio > this.#ratioMax;
   }
 
   /** Goes on, scan by scan, until there is no need or nothing worth its copy. */
@@ -99,8 +154,10 @@ export class Cleaner {
         const bytes = await this.#cleanBlock(lsn);
         this.#cleaned.add(lsn);
         copied += bytes;
+        this.#budgetBytes -= bytes;
         const delayMs = (bytes * 1000) / this.#core.options.cleanBytesPerSecond;
-        if (this.ratio < HURRY_RATIO && delayMs > 0) await sleep(clock, delayMs);
+        const mayWait = this.#budgetBytes === Number.POSITIVE_INFINITY && !this.isTight;
+        if (mayWait && this.ratio < HURRY_RATIO && delayMs > 0) await sleep(clock, delayMs);
       }
       if (copied === 0) {
         this.#idleUntilMs = clock.nowMs() + IDLE_MS;

@@ -18,6 +18,7 @@ import { LogWriter } from "./log-writer";
 import { desiredLogSet, sameLogSet } from "./membership";
 import { ReadPath } from "./read-path";
 import { Repairer } from "./repairer";
+import { SpaceShortage } from "./space-shortage";
 import type { VolumeStatistics } from "./statistics";
 import type { LateListener, VolumeCore } from "./volume-core";
 import { type VolumeDone, VolumeStatus } from "./volume-status";
@@ -69,6 +70,7 @@ export class Volume implements DistributorListener {
   readonly #writes: WritePath;
   readonly #cleaner: Cleaner;
   readonly #repairer: Repairer;
+  readonly #shortage: SpaceShortage;
   readonly #requests: VolumeRequest[] = [];
   readonly #resizeListeners = new Set<(sizeBytes: number) => void>();
   #serving = false;
@@ -109,7 +111,6 @@ export class Volume implements DistributorListener {
       statistics,
       observe,
     });
-    this.#writes.setLow(core.distributor.low);
     const sizeBytes = (): number => this.#sizeBytes;
     this.#reads = new ReadPath(
       {
@@ -128,6 +129,7 @@ export class Volume implements DistributorListener {
     );
     this.#repairer = new Repairer(reader, ports.transport, ports.bufferPool, statistics);
     this.#cleaner = new Cleaner(core, this.#log);
+    this.#shortage = this.#makeShortage();
     this.#log.onRoom = this.#writes.onRoom;
     this.#log.onApplied = (index) => {
       if (index % CLEAN_EVERY_BLOCKS === 0) this.#cleaner.tick();
@@ -139,6 +141,7 @@ export class Volume implements DistributorListener {
     listener.lost = (reason) =>
       this.fail(new VolumeError("refused", `Stop volume "${this.name}": ${reason}`));
     session.onRequest((request) => this.#onRequest(request));
+    this.#shortage.set(core.distributor.low);
     this.#scheduleTick();
   }
 
@@ -292,11 +295,7 @@ export class Volume implements DistributorListener {
 
   /** A block cannot become durable with the members that answer: change the set, unless they come back at once. */
   onLowSpace(low: boolean): void {
-    this.#event(
-      low ? "warning" : "info",
-      low ? "the peers are nearly full, new data is refused" : "the peers have room again",
-    );
-    this.#writes.setLow(low);
+    this.#shortage.set(low);
   }
 
   onStuck(): void {
@@ -352,9 +351,36 @@ export class Volume implements DistributorListener {
     return head.dataIndex < this.#spreadIndex && this.#log.appliedIndex >= this.#spreadIndex;
   }
 
+  #makeShortage(): SpaceShortage {
+    return new SpaceShortage({
+      clock: this.#core.ports.clock,
+      hold: (held) => {
+        if (held) this.#cleaner.suspend();
+        else if (!this.#shortage.isShort) this.#cleaner.resume();
+        this.#writes.setHeld(held);
+      },
+      refuse: (refused) => this.#writes.setLow(refused),
+      checkpoint: () => this.#checkpointForSpace(),
+      clean: (bytesMax) => this.#cleaner.cleanSome(bytesMax),
+      event: (level, text) => this.#event(level, text),
+    });
+  }
+
+  async #checkpointForSpace(): Promise<void> {
+    if (this.#isOver() || this.#state === "closing") return;
+    try {
+      // What the open block holds may be all that keeps the map from naming a block no more.
+      this.#log.sealNow();
+      if (this.#core.checkpointer.dirty) await this.checkpoint({});
+    } catch (error) {
+      this.#onBackgroundError(error);
+    }
+  }
+
   /** What was overwritten or cleaned is collected only after a checkpoint: small volumes make them more often. */
   #tailBytesMax(): number {
     const { options, map } = this.#core;
+    if (this.#cleaner.isTight) return TAIL_BYTES_MIN;
     const liveBytes = map.statistics().livePageCount * PAGE_BYTES;
     return Math.min(options.checkpointLogBytes, Math.max(TAIL_BYTES_MIN, liveBytes / 4));
   }
@@ -581,6 +607,7 @@ export class Volume implements DistributorListener {
   }
 
   async #detach(): Promise<void> {
+    this.#shortage.stop();
     await this.#writes.whenIdle();
     await this.#cleaner.stop();
     await this.#drain();
@@ -602,6 +629,7 @@ export class Volume implements DistributorListener {
     this.#writes.stop();
     this.#log.stop();
     this.#repairer.stop();
+    this.#shortage.stop();
     void this.#cleaner.stop();
     health.close();
     cluster.close();

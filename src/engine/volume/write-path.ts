@@ -70,6 +70,7 @@ export class WritePath {
   #working = false;
   #full = false;
   #low = false;
+  #held = false;
   #stopped = false;
   #active = 0;
   #writesSinceFlush = 0;
@@ -110,11 +111,7 @@ export class WritePath {
     request.retries = 0;
     if (this.#ports.observe) request.startMs = this.#ports.clock.nowMs();
     this.#active++;
-    if (this.#waitingHead < this.#waiting.length) {
-      this.#waiting.push(request);
-      return;
-    }
-    if (!this.#work(request)) this.#waiting.push(request);
+    if (this.#mustQueue(source !== undefined) || !this.#work(request)) this.#waiting.push(request);
   }
 
   flush(done: WriteDone): void {
@@ -139,6 +136,7 @@ export class WritePath {
     this.#working = true;
     while (this.#waitingHead < this.#waiting.length) {
       const request = this.#waiting[this.#waitingHead] as WriteRequest;
+      if (this.#held && request.source !== undefined) break;
       if (!this.#work(request)) break;
       this.#waitingHead++;
     }
@@ -157,6 +155,12 @@ export class WritePath {
     this.#failWaiting((request) => request.source !== undefined, WriteStatus.noSpace);
   }
 
+  /** Space is short but may come back: new data waits (true). What only frees space goes on. */
+  setHeld(held: boolean): void {
+    this.#held = held;
+    if (!held) this.onRoom();
+  }
+
   /** The peers have room for what was accepted, and for no more: writes that wait are told. */
   setLow(low: boolean): void {
     this.#low = low;
@@ -173,6 +177,12 @@ export class WritePath {
   whenIdle(): Promise<void> {
     if (this.#active === 0) return Promise.resolve();
     return new Promise((resolve) => this.#idleWaiters.push(resolve));
+  }
+
+  /** In order behind those who wait; a trim passes data that is held up, for it is what ends the wait. */
+  #mustQueue(hasData: boolean): boolean {
+    if (this.#held) return hasData;
+    return this.#waitingHead < this.#waiting.length;
   }
 
   #refusal(): WriteStatus {
