@@ -43,6 +43,23 @@ except nbd.Error as error:
     expect(await nbdsh(scene, uri("data@monday"), script)).toContain("EPERM");
   });
 
+  scene.test("the list tells sizes and descriptions, and opens nothing", async () => {
+    const { stdout } = await scene.run(["nbdinfo", "--list", "--json", uri("")]);
+    const { exports } = JSON.parse(stdout) as { exports: Record<string, unknown>[] };
+    const told = exports.map((one) => [
+      one["export-name"],
+      one["export-size"],
+      one.is_read_only,
+      one.description,
+    ]);
+    expect(told).toEqual([
+      ["data", 64 * MEBIBYTE, false, expect.any(String)],
+      ["data@monday", 64 * MEBIBYTE, true, expect.any(String)],
+      ["logs", 32 * MEBIBYTE, false, expect.any(String)],
+    ]);
+    for (const [, , , description] of told) expect(description).not.toBe("");
+  });
+
   scene.test("nbd-client -l lists the same", async () => {
     const { stdout } = await scene.run(["nbd-client", "-l", "127.0.0.1", String(port)]);
     for (const name of await nbdlist(scene, uri(""))) expect(stdout).toContain(name);

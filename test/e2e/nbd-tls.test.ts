@@ -3,17 +3,20 @@
  * whole, who has no trusted certificate gets nothing, and where TLS is required nothing is told without it.
  */
 import { beforeAll, describe, expect } from "bun:test";
-import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import {
   Cluster,
+  fio,
   freePort,
+  makeNbdCertificates,
+  nbdServerFlags,
   nbdcopy,
   nbdinfo,
   nbdlist,
   openScene,
   type Scene,
   torusBinary,
+  unixUri,
   waitFor,
   writeRandomFile,
 } from "./harness";
@@ -21,39 +24,13 @@ import {
 const MEBIBYTE = 1024 * 1024;
 const COPIED_MEBIBYTES = 48;
 
-/** A folder as libnbd and QEMU want it. The scene may have several authorities. */
-async function certificates(scene: Scene, authority: string, name: string): Promise<string> {
-  const folder = scene.path(`${authority}-${name}`);
-  const authorityKey = scene.path(`${authority}.key`);
-  const authorityFile = scene.path(`${authority}.pem`);
-  mkdirSync(folder, { recursive: true });
-  const openssl = (...args: string[]) => scene.run(["openssl", ...args]);
-  if (!(await Bun.file(authorityFile).exists()))
-    await openssl(
-      ...["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"],
-      ...["-subj", `/CN=${authority}`, "-keyout", authorityKey, "-out", authorityFile],
-    );
-  const request = join(folder, "request.pem");
-  const kind = name === "server" ? "server" : "client";
-  await openssl(
-    ...["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", `/CN=${name}`],
-    ...["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-    ...["-keyout", join(folder, `${kind}-key.pem`), "-out", request],
-  );
-  await openssl(
-    ...["x509", "-req", "-in", request, "-CA", authorityFile, "-CAkey", authorityKey, "-CAcreateserial"],
-    ...["-copy_extensions", "copy", "-days", "2", "-out", join(folder, `${kind}-cert.pem`)],
-  );
-  await scene.run(["cp", authorityFile, join(folder, "ca-cert.pem")]);
-  return folder;
-}
-
 /** A libnbd shell script in Python, with `connect()` for one more connection to the export. */
 async function libnbd(scene: Scene, uri: string, script: string): Promise<string> {
   const preamble = `
 import nbd
 def connect():
     one = nbd.NBD()
+    one.add_meta_context("base:allocation")
     one.set_uri_allow_local_file(True)
     one.connect_uri(${JSON.stringify(uri)})
     return one
@@ -61,13 +38,6 @@ h = connect()
 `;
   const { stdout } = await scene.run(["/usr/bin/python3", "-c", `${preamble}${script}`]);
   return stdout.trim();
-}
-
-function serverFlags(folder: string): string[] {
-  return [
-    ...["--tls-cert-file", join(folder, "server-cert.pem"), "--tls-key-file", join(folder, "server-key.pem")],
-    ...["--tls-ca-file", join(folder, "ca-cert.pem")],
-  ];
 }
 
 describe("NBD over TLS", () => {
@@ -83,18 +53,18 @@ describe("NBD over TLS", () => {
     `nbds://127.0.0.1:${port}/${name}?tls-certificates=${folder}`;
 
   beforeAll(async () => {
-    const server = await certificates(scene, "authority", "server");
-    client = await certificates(scene, "authority", "client");
-    stranger = await certificates(scene, "other", "client");
+    const server = await makeNbdCertificates(scene, "authority", "server");
+    client = await makeNbdCertificates(scene, "authority", "client");
+    stranger = await makeNbdCertificates(scene, "other", "client");
     await scene.run(["cp", scene.path("authority.pem"), join(stranger, "ca-cert.pem")]);
     cluster = await Cluster.embedded(scene, { size: "1GiB" });
     for (const name of ["open", "closed"]) await cluster.createVolume(name, "64MiB");
     [openPort, closedPort] = [await freePort(), await freePort()];
-    await cluster.serve("offered", ["open"], { tcpPort: openPort, flags: serverFlags(server) });
+    await cluster.serve("offered", ["open"], { tcpPort: openPort, flags: nbdServerFlags(server) });
     const command = [await torusBinary(), "blk", "nbdserve", "--listen", `127.0.0.1:${closedPort}`];
     await scene.start(
       "required",
-      [...command, ...cluster.metaFlags, ...serverFlags(server), "--tls-required", "closed"],
+      [...command, ...cluster.metaFlags, ...nbdServerFlags(server), "--tls-required", "closed"],
       { env: cluster.environment },
     );
     await waitFor("the server to serve", async () => {
@@ -137,6 +107,69 @@ describe("NBD over TLS", () => {
       "print(h.pread(5000000, 1000000) == b'Q' * 5000000)",
     );
     expect(read).toBe("True");
+  });
+
+  scene.test("every command and its errors, through TLS and without", async () => {
+    const script = `
+import errno
+h.trim(h.get_size(), 0)
+h.pwrite(b"x" * 700, 300, nbd.CMD_FLAG_FUA)
+assert h.pread(3, 299) == b"\\0xx"
+h.zero(500, 300, nbd.CMD_FLAG_FAST_ZERO | nbd.CMD_FLAG_NO_HOLE)
+assert h.pread(2, 799) == b"\\0x"
+h.zero(4096, 0, nbd.CMD_FLAG_FUA)
+h.cache(100000, 0)
+h.flush()
+extents = []
+h.pwrite(b"y" * 4096, 8192)
+h.block_status(65536, 0, lambda context, offset, entries, error: extents.extend(entries))
+assert extents == [8192, 3, 4096, 0, 53248, 3], extents
+extents.clear()
+h.block_status(65536, 0, lambda context, offset, entries, error: extents.extend(entries), nbd.CMD_FLAG_REQ_ONE)
+assert extents == [8192, 3], extents
+chunks = []
+h.pwrite(b"z" * 3000000, 0)
+def chunk(data, offset, status, error):
+    chunks.append((offset, len(data)))
+    return 0
+assert h.pread_structured(3000000, 0, chunk) == b"z" * 3000000
+assert sum(length for _, length in chunks) == 3000000
+assert h.pread_structured(3000000, 0, lambda *arguments: 0, nbd.CMD_FLAG_DF) == b"z" * 3000000
+def fails(expected, call, *arguments):
+    try:
+        call(*arguments)
+    except nbd.Error as error:
+        assert error.errnum == expected, error
+    else:
+        assert False, "no error"
+h.set_strict_mode(0)
+size = h.get_size()
+fails(errno.EINVAL, h.pread, 10, size - 1)
+fails(errno.ENOSPC, h.pwrite, b"12", size - 1)
+fails(errno.ENOSPC, h.zero, 2, size - 1)
+fails(errno.EINVAL, h.trim, 2, size - 1)
+fails(errno.EINVAL, h.cache, 2, size - 1)
+h.shutdown()
+print("done")
+`;
+    const plain = await libnbd(scene, `nbd://127.0.0.1:${openPort}/open`, script);
+    expect([plain, await libnbd(scene, secured(openPort, "open"), script)]).toEqual(["done", "done"]);
+  });
+
+  scene.test("fio verifies what it wrote through TLS", async () => {
+    // fio lets no URI name certificates; nbdkit's client does, and has as many requests under way as fio.
+    const socket = scene.path("front.sock");
+    const options = ["hostname=127.0.0.1", `port=${openPort}`, "export=open", "tls=require"];
+    const command = ["nbdkit", "--foreground", "--unix", socket, "nbd", ...options];
+    const front = await scene.start("front", [...command, `tls-certificates=${client}`]);
+    const uri = unixUri(socket, "open");
+    await waitFor("nbdkit to serve", async () => {
+      if (!front.running) throw new Error(front.output());
+      return (await nbdinfo(scene, uri))["export-size"] > 0;
+    });
+    const job = { rw: "randwrite", bs: "4k", size: "16m", iodepth: 8, verify: "crc32c" };
+    await fio(scene, uri, "verify", job);
+    await front.stop();
   });
 
   scene.test("where TLS is required nothing is told without it", async () => {

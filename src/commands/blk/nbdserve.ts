@@ -1,6 +1,7 @@
 /** `torus blk nbdserve`: volumes as NBD exports of this machine. */
-import { parseDuration, type TorusError } from "../../base";
+import { parseDuration, parseSize, type TorusError } from "../../base";
 import { systemClock } from "../../base/io";
+import type { NbdLimits } from "../../blockdev";
 import { loadTlsIdentity, type TlsFiles } from "../../net/tls";
 import { leaf, metaArgs, UsageError } from "../cli";
 import { httpArgs, startClient, volumeArgs } from "../client";
@@ -33,6 +34,21 @@ export const nbdserveCommand = leaf({
       valueHint: "FILE",
     },
     "tls-required": { type: "boolean", description: "Serve nobody without TLS" },
+    "handshake-timeout": {
+      type: "string",
+      description: "Close clients that have not opened an export by then (default 30s)",
+      valueHint: "T",
+    },
+    "idle-timeout": {
+      type: "string",
+      description: "Close clients that ask nothing for so long (default: never)",
+      valueHint: "T",
+    },
+    "client-memory": {
+      type: "string",
+      description: "Request data that one client may have in flight; at that it is paused (default 64MiB)",
+      valueHint: "SIZE",
+    },
     ...volumeArgs,
     ...httpArgs,
     ...metaArgs,
@@ -44,6 +60,7 @@ export const nbdserveCommand = leaf({
       stop = resolve;
     });
     const tlsFiles = parseTlsFiles(args);
+    const limits = parseLimits(args);
     const tls = tlsFiles && (await loadTlsIdentity(tlsFiles, systemClock.wallMs()));
     const waitForLockMs = args.wait === undefined ? undefined : parseDuration(args.wait);
     const client = await startClient(args, waitForLockMs, stop);
@@ -61,6 +78,7 @@ export const nbdserveCommand = leaf({
           only: names.length === 0 ? undefined : names,
           keepOpen: names.filter((name) => !name.includes("@")),
           tls: tls && (args["tls-required"] ? "required" : "offered"),
+          limits,
         },
         tls,
       );
@@ -101,6 +119,23 @@ function parseTlsFiles(args: {
   if (certFile === undefined && keyFile === undefined && caFile === undefined && !args["tls-required"])
     return undefined;
   throw new UsageError("Give all of --tls-cert-file, --tls-key-file and --tls-ca-file");
+}
+
+function parseLimits(args: {
+  readonly "handshake-timeout"?: string | undefined;
+  readonly "idle-timeout"?: string | undefined;
+  readonly "client-memory"?: string | undefined;
+}): Partial<NbdLimits> {
+  const handshake = args["handshake-timeout"];
+  const idle = args["idle-timeout"];
+  const memory = args["client-memory"];
+  if (handshake !== undefined && parseDuration(handshake) === 0)
+    throw new UsageError("Cannot use --handshake-timeout 0: nobody could ever connect");
+  return {
+    ...(handshake === undefined ? {} : { handshakeTimeoutMs: parseDuration(handshake) }),
+    ...(idle === undefined ? {} : { idleTimeoutMs: parseDuration(idle) }),
+    ...(memory === undefined ? {} : { clientBytesMax: parseSize(memory) }),
+  };
 }
 
 /** What to give a client. */

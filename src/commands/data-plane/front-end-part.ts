@@ -46,6 +46,7 @@ export class FrontEndPart {
       directory: this.directory,
       clock: options.loop,
       allocate: nativeBuffer,
+      limits: options.config.limits ?? {},
       observe: (command, milliseconds) => options.latencies.observe("nbdRequest", command, milliseconds),
       onStartTls: (socket, remote, resumed) => options.onStartTls({ socket, remote, resumed }),
       onEvent: (event) => {

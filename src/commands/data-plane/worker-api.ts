@@ -4,7 +4,7 @@
  * (which says who this peer is), registry (metadata is connected), front end.
  */
 import type { ClusterId, Incarnation, PeerId, VolumeId } from "../../base";
-import type { DeviceDescription, DeviceExtent, ResumedHandshake } from "../../blockdev";
+import type { DeviceDescription, DeviceExtent, NbdLimits, ResumedHandshake } from "../../blockdev";
 import type { ListReply, ListRequest, PeerStatistics } from "../../engine";
 import type { CollectorStatus } from "../../engine/gc";
 import type { AccessDecision, EVERY_VOLUME } from "../../engine/peer";
@@ -76,6 +76,8 @@ export interface FrontEndConfig {
   readonly keepOpen: readonly string[];
   /** Whether clients may, or must, ask for TLS; undefined: there is none. */
   readonly tls?: "offered" | "required" | undefined;
+  /** Bounds for clients that are not the server's defaults. */
+  readonly limits?: Partial<NbdLimits> | undefined;
 }
 
 /** A volume (or volume@snapshot) as an AoE target of one interface. */

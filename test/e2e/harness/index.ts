@@ -24,6 +24,7 @@ export {
   type NbdServer,
   type PeerScheme,
 } from "./cluster";
+export { makeNbdCertificates, nbdServerFlags } from "./nbd-certificates";
 export { freePort } from "./ports";
 export { type CommandResult, waitFor } from "./process";
 export { openScene, Scene } from "./scene";
