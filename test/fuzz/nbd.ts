@@ -5,6 +5,7 @@
  * exception, on a reply that cannot be parsed, on a connection that hangs (a valid request without an answer),
  * and on anything left behind when all connections are gone: request memory, open devices, timers.
  */
+import { heapStats } from "bun:jsc";
 import { assert } from "../../src/base";
 import { DeviceStatus } from "../../src/blockdev";
 import type { MemoryStream } from "../support/memory-stream";
@@ -13,6 +14,8 @@ import { clientFlags, concat, infoData, metaData, option, parseReplies, request 
 
 const DEVICE_BYTES = 1024 * 1024;
 const STATUSES = Object.values(DeviceStatus);
+/** What the heap may grow by over a run, from the first report to the last: nothing is kept for a connection that is gone. */
+const HEAP_GROWTH_BYTES_MAX = 8 * 1024 * 1024;
 const OPERATIONS = ["read", "write", "flush", "trim", "writeZeroes", "extents"] as const;
 
 /** xorshift32: reproducible from the seed that a failure prints. */
@@ -220,9 +223,18 @@ if (import.meta.main) {
   const inputCount = Number(process.argv[2] ?? 1_000_000);
   const seed = Number(process.argv[3] ?? Date.now() % 2 ** 31);
   console.log(`NBD fuzzing: ${inputCount} inputs, seed ${seed}`);
+  const startMs = performance.now();
+  let firstHeapBytes: number | undefined;
   await fuzzNbd(inputCount, seed, (done) => {
-    const megabytes = Math.round(process.memoryUsage.rss() / 2 ** 20);
-    console.log(`${done} inputs, ${megabytes} MiB resident`);
+    Bun.gc(true);
+    const heapBytes = heapStats().heapSize;
+    firstHeapBytes ??= heapBytes;
+    const growthBytes = heapBytes - firstHeapBytes;
+    assert(growthBytes < HEAP_GROWTH_BYTES_MAX, `the heap grew by ${growthBytes} bytes at input ${done}`);
+    const mebibytes = (heapBytes / 2 ** 20).toFixed(1);
+    console.log(
+      `${done} inputs in ${((performance.now() - startMs) / 1000).toFixed(0)} s, heap ${mebibytes} MiB`,
+    );
   });
   console.log("no crash, leak or hang");
 }

@@ -1,3 +1,4 @@
+# program: nbd-attach
 # ext4 and xfs over the kernel's nbd client, attached by netlink and by ioctl: made, filled, checked, remounted, trimmed.
 modprobe nbd nbds_max=4
 for method in netlink ioctl; do

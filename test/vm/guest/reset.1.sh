@@ -1,8 +1,7 @@
 # disk: 6G
 # The whole machine, the daemon with it, is reset in the middle of writes; see reset.2.sh for what must be there after.
-mkfs.ext4 -q /dev/vdb
-mkdir -p /data
-mount /dev/vdb /data
+mkfs.ext4 -q "$DISK"
+mount "$DISK" /data
 modprobe nbd nbds_max=4
 start_daemon
 for type in ext4 xfs; do
@@ -21,7 +20,7 @@ for type in ext4 xfs; do
     done
   ) &
   # And writes that nobody synced.
-  (while :; do dd if=/dev/urandom of=/srv/$type/unsynced bs=256k count=20 status=none; done) &
+  (while :; do dd if=/dev/urandom of=/srv/$type/unsynced bs=256k count=8 status=none; sleep 0.3; done) &
 done
 for _ in $(seq 600); do
   if [ "$(cat /mnt/synced-ext4 2>/dev/null || echo 0)" -ge 8 ] && [ "$(cat /mnt/synced-xfs 2>/dev/null || echo 0)" -ge 8 ]; then break; fi
@@ -30,5 +29,4 @@ done
 test "$(cat /mnt/synced-ext4)" -ge 8
 test "$(cat /mnt/synced-xfs)" -ge 8
 echo "reset in the middle of file $(cat /mnt/synced-ext4) and $(cat /mnt/synced-xfs)"
-echo b >/proc/sysrq-trigger
-sleep 60
+cut_power

@@ -1,6 +1,5 @@
 # After the reset of reset.1.sh: the daemon starts from its disk, the journals are replayed, every synced file is whole.
-mkdir -p /data
-mount /dev/vdb /data
+mount "$DISK" /data
 modprobe nbd nbds_max=4
 start_daemon
 for type in ext4 xfs; do

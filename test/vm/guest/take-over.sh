@@ -1,3 +1,4 @@
+# program: nbd-attach
 # The serving process is killed while a file system is mounted and written; another one takes the device over, nobody
 # sees an error. A device whose process lives is not taken. The device grows while it is attached.
 modprobe nbd nbds_max=4

@@ -113,7 +113,7 @@ try {
           server.serve(connection, { device: file, release: async () => undefined }),
         );
     },
-    startIoctlWorker: () => new Worker(new URL("./nbd-ioctl-worker.ts", import.meta.url).href),
+    startIoctlWorker: () => new Worker(new URL("./nbd-attach.ioctl-worker.ts", import.meta.url).href),
   });
   console.log(`${attachment.tookOver ? "took over" : "attached"} ${attachment.path} ${attachment.method}`);
   process.on("SIGUSR1", async () => {
