@@ -60,6 +60,11 @@ export interface ServicePut {
    * scrub or read repair, which counts for no acknowledgement.
    */
   readonly writerEpoch: number;
+  /**
+   * The bytes were sealed or verified in this very process and never left it: checking them again would find nothing.
+   * Never true of what came over a wire.
+   */
+  readonly isVerified?: boolean;
   /** Called once, when the block is durable or refused. */
   done(status: StorageStatus): void;
 }

@@ -27,6 +27,7 @@ class LocalPut implements ServicePut {
   offset = 0;
   lengthBytes = 0;
   writerEpoch = 0;
+  isVerified = false;
   #request: OutgoingPut | undefined;
   #status: StorageStatus = StorageStatus.ok;
   #inCall = false;
@@ -39,6 +40,8 @@ class LocalPut implements ServicePut {
     this.offset = request.offset;
     this.lengthBytes = request.lengthBytes;
     this.writerEpoch = request.writerEpoch;
+    // A writer sealed its blocks, or verified those it adopted; copies made by upkeep are checked where they go.
+    this.isVerified = request.writerEpoch !== 0;
     this.#inCall = true;
     this.transport.service.put(this);
     this.#inCall = false;
