@@ -118,6 +118,25 @@ describe("dump and load", () => {
     ]);
     expect((await attempt("load", "-", "unknown"))[0]).toBe(2);
     expect((await attempt("dump", "unknown", "-"))[0]).toBe(1);
+    expect(await attempt("load", scene.path("image"), "small", "1MiB")).toEqual([
+      1,
+      'Cannot load 1 GiB into volume "small" of 1 MiB: give it more room first',
+    ]);
+  });
+
+  scene.test("a pipe that is too long or broken leaves nothing behind", async () => {
+    const shell = async (line: string) => {
+      const { stdout } = await cluster.shell(`{ ${line}; } 2>&1; true`);
+      return stdout;
+    };
+    expect(await shell('head -c 3M /dev/urandom | "$TORUS" ctl block load - small 1MiB')).toBe(
+      "Volume small, made for this, was deleted again\nCannot load more than the volume's 1 MiB: the input goes on\n",
+    );
+    const names = (await cluster.ctlJson<{ name: string }[]>("volume", "list")).map(({ name }) => name);
+    expect(names).not.toContain("small");
+    const cut = await shell('"$TORUS" ctl block dump disk - | head -c 1000 | wc -c');
+    expect(cut).toBe("1000\nCannot write the output: whoever read it has closed it\n");
+    expect(await cluster.ctlJson<unknown[]>("block", "snapshot", "list", "disk")).toEqual([]);
   });
 });
 

@@ -35,8 +35,10 @@ function fileSink(path: string): Sink & { close(): void } {
   };
 }
 
-/** Standard output, waiting for whoever reads it. */
+/** Standard output, waiting for whoever reads it; rejects when nobody does any more. */
 export function writeToPipe(bytes: Uint8Array): Promise<void> {
+  // The stream tells twice of an error. Told to nobody, it would end the process before the volume is given back.
+  if (process.stdout.listenerCount("error") === 0) process.stdout.on("error", () => undefined);
   return new Promise((resolve, reject) => {
     process.stdout.write(bytes, (error) => (error ? reject(error) : resolve()));
   });

@@ -230,6 +230,27 @@ function fileBytes(path: string): number {
   }
 }
 
+function tooLarge(inputBytes: number, name: string, sizeBytes: number): CommandError {
+  return new CommandError(
+    "conflict",
+    `Cannot load ${formatSize(inputBytes)} into volume "${name}" of ${formatSize(sizeBytes)}: give it more room first`,
+  );
+}
+
+/** A pipe can't be read again: a volume made for one that failed goes again. That of a file stays, to go on with. */
+async function orWithout(client: Client, name: string, fill: () => Promise<void>): Promise<void> {
+  try {
+    await fill();
+  } catch (error) {
+    await client.metadata.volumes.delete(name).then(
+      () => console.error(`Volume ${name}, made for this, was deleted again`),
+      (failure: unknown) =>
+        console.error(`Volume ${name} is unfinished and could not be deleted: ${failure}`),
+    );
+    throw error;
+  }
+}
+
 export const loadCommand = leaf({
   name: "load",
   description:
@@ -252,33 +273,34 @@ export const loadCommand = leaf({
     const rounded =
       inputBytes === undefined ? undefined : Math.ceil(inputBytes / SECTOR_BYTES) * SECTOR_BYTES;
     const sizeBytes = args.size === undefined ? rounded : parseVolumeSize(args.size);
+    if (inputBytes !== undefined && args.size !== undefined && inputBytes > (sizeBytes ?? 0))
+      throw tooLarge(inputBytes, args.name, sizeBytes ?? 0);
     const client = await startClient(args);
     try {
       const { info, made } = await targetVolume(client, args.name, sizeBytes);
       if (inputBytes !== undefined && inputBytes > info.sizeBytes)
-        throw new CommandError(
-          "conflict",
-          `Cannot load ${formatSize(inputBytes)} into volume "${args.name}" of ${formatSize(info.sizeBytes)}: resize it first`,
-        );
+        throw tooLarge(inputBytes, args.name, info.sizeBytes);
       const fresh = made || (info.head?.root === null && info.head.log.members.length === 0);
       const { clusterId } = await client.metadata.settings.get();
-      const device = await client.plane.openDevice({ volume: args.name });
       const progress = new Progress({
         title: `Loading ${args.name}`,
         totalBytes: inputBytes,
         always: args.progress === true,
         si: args.si,
       });
-      try {
-        if (args.file === "-") await loadPipe(device, fresh, progress);
-        else {
+      const fill = async () => {
+        const device = await client.plane.openDevice({ volume: args.name });
+        try {
+          if (args.file === "-") return await loadPipe(device, fresh, progress);
           const { epoch } = await client.metadata.volumes.info(args.name);
           await loadFile(args.file, device, info, clusterId, epoch, fresh, progress);
+        } finally {
+          await device.close();
         }
-        progress.finish();
-      } finally {
-        await device.close();
-      }
+      };
+      if (args.file === "-" && made) await orWithout(client, args.name, fill);
+      else await fill();
+      progress.finish();
     } finally {
       await client.close();
     }

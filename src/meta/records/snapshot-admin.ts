@@ -4,6 +4,7 @@
  * a snapshot also puts the head anew, and whatever pins one puts the snapshot anew: so a deletion that compares
  * them cannot overlook either.
  */
+import { formatCount } from "../../base";
 import type { SnapshotRecord, VolumeRecord } from "../../engine";
 import { MetaError, usageError } from "../errors";
 import type { LeaseId } from "../kv";
@@ -138,7 +139,7 @@ export class SnapshotAdmin {
       if (pins.entries.length > 0)
         throw new MetaError(
           "snapshot-in-use",
-          `Cannot delete snapshot "${volumeName}@${snapshotName}": ${pins.entries.length} readers have it open; close them first`,
+          `Cannot delete snapshot "${volumeName}@${snapshotName}": it is read by ${formatCount(pins.entries.length, "client")}; close them first, or wait for their leases to end`,
         );
       createRevision = entry.createRevision;
       const result = await store.transact({

@@ -1,5 +1,5 @@
 /** Making, listing, renaming, growing, deleting and force-unlocking volumes. */
-import { asVolumeId, sleep, VOLUME_ID_MAX, type VolumeId } from "../../base";
+import { asVolumeId, formatCount, sleep, VOLUME_ID_MAX, type VolumeId } from "../../base";
 import type { Head, VolumeRecord } from "../../engine";
 import { MetaError, usageError } from "../errors";
 import type { KeyValue, LeaseId } from "../kv";
@@ -304,12 +304,12 @@ export class VolumeAdmin {
     if (pins.length > 0)
       throw new MetaError(
         "snapshot-in-use",
-        `Cannot delete volume "${name}": ${pins.length} readers have its snapshots open; close them first`,
+        `Cannot delete volume "${name}": its snapshots are read by ${formatCount(pins.length, "client")}; close them first, or wait for their leases to end`,
       );
     if (snapshots.length > 0 && !withSnapshots)
       throw new MetaError(
         "volume-has-snapshots",
-        `Cannot delete volume "${name}": it has ${snapshots.length} snapshots; delete them first`,
+        `Cannot delete volume "${name}": it has ${formatCount(snapshots.length, "snapshot")}; delete them first, or use --with-snapshots`,
       );
     if (snapshots.length > SNAPSHOTS_WITH_VOLUME_MAX)
       throw new MetaError(

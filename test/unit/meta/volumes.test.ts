@@ -118,7 +118,7 @@ describe("VolumeAdmin", () => {
     await create();
     await world.run(world.snapshots.create("db", "s1"));
     expect(await world.message(world.volumes.delete("db"))).toBe(
-      'Cannot delete volume "db": it has 1 snapshots; delete them first',
+      'Cannot delete volume "db": it has 1 snapshot; delete them first, or use --with-snapshots',
     );
     const reader = await world.run(world.registry.openSnapshot("db", "s1", "reader"));
     expect(await world.code(world.volumes.delete("db", { withSnapshots: true }))).toBe("snapshot-in-use");
@@ -422,7 +422,7 @@ describe("SnapshotAdmin", () => {
     await world.time.advance(600_000);
     expect(reader.lease.deadlineMs()).toBeGreaterThan(world.time.nowMs());
     expect(await world.message(world.snapshots.delete("db", "s"))).toBe(
-      'Cannot delete snapshot "db@s": 1 readers have it open; close them first',
+      'Cannot delete snapshot "db@s": it is read by 1 client; close them first, or wait for their leases to end',
     );
     // A reader that crashed: no renewals, no revocation.
     await reader.lease.pauseForGood();

@@ -21,6 +21,14 @@ test("reportError calls everything else a bug", () => {
   expect(reportError("just text", false).exitCode).toBe(1);
 });
 
+test("reportError says in words that nobody reads the output any more", () => {
+  const broken = Object.assign(new Error("EPIPE: broken pipe, write"), { code: "EPIPE" });
+  expect(reportError(broken, false)).toEqual({
+    text: "Cannot write the output: whoever read it has closed it",
+    exitCode: 1,
+  });
+});
+
 test("reportError shows stacks and causes only with debug", () => {
   const error = new TorusError("x", "Cannot do it", { cause: new Error("the disk is gone") });
   expect(reportError(error, false).text).toBe("Cannot do it");
