@@ -1,9 +1,10 @@
 /**
  * The simulator's command: `bun run sim --seeds 200` runs seeds 1 .. 200 and says what was injected; `--seed 17`
  * replays one, with `--trace` every line of it. A failing seed prints its end, the commit and the command; with
- * `--shrink` its schedule of faults is cut off ever earlier, as long as it still fails.
+ * `--shrink` its schedule of faults is cut off ever earlier, and then kinds of faults are left out one by one, as
+ * long as it still fails.
  */
-import { Simulation, type SimulationResult } from "./simulation";
+import { Simulation, type SimulationOptions, type SimulationResult } from "./simulation";
 
 interface Arguments {
   readonly from: number;
@@ -12,11 +13,14 @@ interface Arguments {
   readonly twice: boolean;
   readonly keepGoing: boolean;
   readonly shrink: boolean;
-  readonly faultMs: number | undefined;
+  readonly schedule: Schedule;
 }
 
+/** How the schedule of a seed is shortened. */
+type Schedule = Pick<SimulationOptions, "faultMs" | "without">;
+
 const USAGE =
-  "usage: bun run sim [--seeds N] [--from S] [--seed S] [--trace] [--twice] [--keep-going] [--shrink] [--fault-ms MS]";
+  "usage: bun run sim [--seeds N] [--from S] [--seed S] [--trace] [--twice] [--keep-going] [--shrink] [--fault-ms MS] [--without KIND]...";
 const TAIL_LINES = 80;
 /** Longer than any safety phase. */
 const FAULT_MS_MAX = 60_000;
@@ -29,7 +33,7 @@ function parseArguments(words: readonly string[]): Arguments {
     twice: false,
     keepGoing: false,
     shrink: false,
-    faultMs: undefined as number | undefined,
+    schedule: {} as Schedule,
   };
   const queue = [...words];
   const number = (): number => {
@@ -45,7 +49,12 @@ function parseArguments(words: readonly string[]): Arguments {
     else if (word === "--twice") values.twice = true;
     else if (word === "--keep-going") values.keepGoing = true;
     else if (word === "--shrink") values.shrink = true;
-    else if (word === "--fault-ms") values.faultMs = number();
+    else if (word === "--fault-ms") values.schedule = { ...values.schedule, faultMs: number() };
+    else if (word === "--without")
+      values.schedule = {
+        ...values.schedule,
+        without: [...(values.schedule.without ?? []), queue.shift() ?? ""],
+      };
     else throw new Error(USAGE);
   return values;
 }
@@ -56,22 +65,23 @@ function commit(): string {
 }
 
 /** Returns the result, or undefined after it told why the seed failed. */
-function runSeed(seed: number, trace: boolean, faultMs?: number): SimulationResult | undefined {
+function runSeed(seed: number, trace: boolean, schedule: Schedule): SimulationResult | undefined {
   const print = trace ? (line: string) => console.log(line) : undefined;
-  const simulation = new Simulation({
-    seed,
-    ...(print && { print }),
-    ...(faultMs !== undefined && { faultMs }),
-  });
+  const simulation = new Simulation({ seed, ...(print && { print }), ...schedule });
   try {
     return simulation.run();
   } catch (error) {
     if (!trace) for (const line of simulation.world.trace.tail(TAIL_LINES)) console.log(line);
     console.log(`\nseed ${seed} FAILED: ${error instanceof Error ? error.message : String(error)}`);
     if (error instanceof Error && error.name !== "Violation") console.log(error.stack);
-    console.log(`commit ${commit()}; replay with: bun run sim --seed ${seed} --trace`);
+    console.log(`commit ${commit()}; replay with: ${commandFor(seed, schedule)} --trace`);
     return undefined;
   }
+}
+
+function commandFor(seed: number, { faultMs, without = [] }: Schedule): string {
+  const cut = faultMs === undefined ? "" : ` --fault-ms ${faultMs}`;
+  return `bun run sim --seed ${seed}${cut}${without.map((kind) => ` --without "${kind}"`).join("")}`;
 }
 
 function report(results: readonly SimulationResult[], elapsedMs: number): void {
@@ -87,13 +97,13 @@ function report(results: readonly SimulationResult[], elapsedMs: number): void {
     console.log(`${name.padEnd(32)} ${count}`);
   const rate = (results.length / elapsedMs) * 1000;
   console.log(
-    `${results.length} seeds, ${events} events, ${(virtualMs / 3_600_000).toFixed(1)} h of virtual time, ${rate.toFixed(2)} seeds/s`,
+    `${results.length} seeds, ${events} events, ${(virtualMs / 60_000).toFixed(0)} min of virtual time, ${rate.toFixed(2)} seeds/s`,
   );
 }
 
-function fails(seed: number, faultMs: number): boolean {
+function fails(seed: number, schedule: Schedule): boolean {
   try {
-    new Simulation({ seed, faultMs }).run();
+    new Simulation({ seed, ...schedule }).run();
     return false;
   } catch {
     // Whatever it is: the shortest schedule that still goes wrong is looked for.
@@ -101,16 +111,19 @@ function fails(seed: number, faultMs: number): boolean {
   }
 }
 
-/** The shortest safety phase, to a tenth of a second, with which the seed still fails. */
+/** The shortest safety phase, to a tenth of a second, and the fewest kinds of faults with which the seed still fails. */
 function shrink(seed: number): void {
   let low = 0;
   let high = FAULT_MS_MAX;
   while (high - low > 100) {
     const middle = Math.floor((low + high) / 2);
-    if (fails(seed, middle)) high = middle;
+    if (fails(seed, { faultMs: middle })) high = middle;
     else low = middle;
   }
-  console.log(`shrunk: bun run sim --seed ${seed} --fault-ms ${high} --trace`);
+  const without: string[] = [];
+  for (const kind of new Simulation({ seed }).faultKinds)
+    if (fails(seed, { faultMs: high, without: [...without, kind] })) without.push(kind);
+  console.log(`shrunk: ${commandFor(seed, { faultMs: high, without })} --trace`);
 }
 
 const rejections: unknown[] = [];
@@ -124,18 +137,18 @@ async function main(): Promise<number> {
     twice,
     keepGoing,
     shrink: shrinks,
-    faultMs,
+    schedule,
   } = parseArguments(process.argv.slice(2));
   const startMs = performance.now();
   const results: SimulationResult[] = [];
   const failed: number[] = [];
   for (let seed = from; seed < from + count; seed += 1) {
-    const result = runSeed(seed, trace, faultMs);
+    const result = runSeed(seed, trace, schedule);
     // Rejections nobody handled are reported between macrotasks.
     await new Promise((resolve) => setImmediate(resolve));
     const unhandled = rejections.splice(0);
     for (const reason of unhandled) console.log(`seed ${seed}: a rejection was not handled:`, reason);
-    const again = twice && result !== undefined ? runSeed(seed, false, faultMs) : result;
+    const again = twice && result !== undefined ? runSeed(seed, false, schedule) : result;
     const differs = result !== undefined && again?.traceHash !== result.traceHash;
     if (differs) console.log(`seed ${seed} FAILED: two runs of it gave different traces`);
     if (result === undefined || differs || unhandled.length > 0) {

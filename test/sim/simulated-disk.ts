@@ -34,6 +34,8 @@ class MediaFile {
   readonly current: NativeBuffer;
   durable: Uint8Array;
   pending: PendingWrite[] = [];
+  /** Beyond this there have only been zeros. */
+  writtenBytes = 0;
 
   constructor(
     readonly name: string,
@@ -66,9 +68,13 @@ export class SimulatedDisk {
   readonly #options: SimulatedDiskOptions;
   #attached: AttachedDisk | undefined;
   #writeId = 0;
-  readonly #writeFaults = new Map<DiskOperation, WriteFault[]>();
-  readonly #failingSyncs = new Map<DiskOperation, number>();
-  readonly #failingReads = new Map<DiskOperation, number>();
+  readonly #writeFaults = new Map<
+    DiskOperation,
+    { readonly fault: WriteFault; readonly struck: () => void }[]
+  >();
+  readonly #failingSyncs = new Map<DiskOperation, (() => void)[]>();
+  readonly #failingReads = new Map<DiskOperation, (() => void)[]>();
+  #interruption: { operationsLeft: number; readonly callback: () => void } | undefined;
   /** Called before each operation of the attached process: a test crashes it at any one of them. */
   onOperation: ((operation: DiskOperation, isSync: boolean) => void) | undefined;
   /** What happened, for reports that show that the disk does hurt. */
@@ -95,17 +101,22 @@ export class SimulatedDisk {
   }
 
   /** The next write of this operation fails, lands elsewhere, or is silently not made. */
-  failNextWrite(operation: DiskOperation, fault: WriteFault): void {
+  failNextWrite(operation: DiskOperation, fault: WriteFault, struck: () => void = () => undefined): void {
     const faults = this.#writeFaults.get(operation) ?? [];
-    this.#writeFaults.set(operation, [...faults, fault]);
+    this.#writeFaults.set(operation, [...faults, { fault, struck }]);
   }
 
-  failNextSync(operation: DiskOperation): void {
-    this.#failingSyncs.set(operation, (this.#failingSyncs.get(operation) ?? 0) + 1);
+  failNextSync(operation: DiskOperation, struck: () => void = () => undefined): void {
+    this.#failingSyncs.set(operation, [...(this.#failingSyncs.get(operation) ?? []), struck]);
   }
 
-  failNextRead(operation: DiskOperation): void {
-    this.#failingReads.set(operation, (this.#failingReads.get(operation) ?? 0) + 1);
+  failNextRead(operation: DiskOperation, struck: () => void = () => undefined): void {
+    this.#failingReads.set(operation, [...(this.#failingReads.get(operation) ?? []), struck]);
+  }
+
+  /** Calls back within the given write or sync from now on, which is then begun and not finished. */
+  interruptAfter(operationCount: number, callback: () => void): void {
+    this.#interruption = { operationsLeft: operationCount, callback };
   }
 
   /** Faults that were asked for and have not struck yet do not strike any more. */
@@ -113,11 +124,22 @@ export class SimulatedDisk {
     this.#writeFaults.clear();
     this.#failingSyncs.clear();
     this.#failingReads.clear();
+    this.#interruption = undefined;
+  }
+
+  clearWriteFaults(): void {
+    this.#writeFaults.clear();
+  }
+
+  /** Up to where a file was ever written with anything but zeros. */
+  writtenBytes(name: string): number {
+    return this.#file(name).writtenBytes;
   }
 
   /** The machine loses power: pending writes are kept, dropped or torn. */
   powerLoss(): void {
     this.counts.powerLosses += 1;
+    this.#interruption = undefined;
     this.#attached?.die();
     for (const file of this.#files.values()) {
       for (const write of file.pending) this.#losePower(file, write);
@@ -129,6 +151,7 @@ export class SimulatedDisk {
   /** The process dies; what it wrote stays readable and may become durable later, or not. */
   kill(): void {
     this.counts.kills += 1;
+    this.#interruption = undefined;
     this.#attached?.die();
   }
 
@@ -144,6 +167,7 @@ export class SimulatedDisk {
       const file = new MediaFile(name, bytes.length);
       file.durable.set(bytes);
       file.current.bytes.set(bytes);
+      file.writtenBytes = bytes.length;
       this.#files.set(name, file);
     }
   }
@@ -202,8 +226,12 @@ export class SimulatedDisk {
   write(name: string, operation: DiskOperation, offset: number, bytes: Uint8Array): DiskStatus {
     this.counts.writes += 1;
     this.onOperation?.(operation, false);
-    const fault = this.#writeFaults.get(operation)?.shift();
-    if (fault !== undefined) this.counts.faults += 1;
+    const armed = this.#writeFaults.get(operation)?.shift();
+    const fault = armed?.fault;
+    if (armed !== undefined) {
+      this.counts.faults += 1;
+      armed.struck();
+    }
     if (fault === "no-space") return DiskStatus.noSpace;
     if (fault === "io-error") return DiskStatus.ioError;
     if (fault === "dropped") return DiskStatus.ok;
@@ -215,16 +243,23 @@ export class SimulatedDisk {
     }
     assert(target + bytes.length <= file.sizeBytes, `${name} is written beyond its end`);
     this.#writeId += 1;
-    file.pending.push({ id: this.#writeId, offset: target, bytes: bytes.slice(), isLost: false });
-    file.current.bytes.set(bytes, target);
+    // Zeros written ahead are always the same zeros, and mostly they are there already.
+    const isZeroing = operation === "data.zero";
+    if (!isZeroing || target < file.writtenBytes) {
+      const kept = isZeroing ? bytes : bytes.slice();
+      file.pending.push({ id: this.#writeId, offset: target, bytes: kept, isLost: false });
+      file.current.bytes.set(bytes, target);
+      if (!isZeroing) file.writtenBytes = Math.max(file.writtenBytes, target + bytes.length);
+    }
+    this.#maybeInterrupt();
     return DiskStatus.ok;
   }
 
   read(name: string, operation: DiskOperation, offset: number, into: Uint8Array): DiskStatus {
-    const failing = this.#failingReads.get(operation) ?? 0;
-    if (failing > 0) {
-      this.#failingReads.set(operation, failing - 1);
+    const failing = this.#failingReads.get(operation)?.shift();
+    if (failing !== undefined) {
       this.counts.faults += 1;
+      failing();
       return DiskStatus.ioError;
     }
     const file = this.#file(name);
@@ -239,10 +274,11 @@ export class SimulatedDisk {
     this.onOperation?.(operation, true);
     const file = this.#file(name);
     const lastId = this.#writeId;
-    const failing = this.#failingSyncs.get(operation) ?? 0;
-    if (failing > 0) {
-      this.#failingSyncs.set(operation, failing - 1);
+    const failing = this.#failingSyncs.get(operation)?.shift();
+    this.#maybeInterrupt();
+    if (failing !== undefined) {
       this.counts.faults += 1;
+      failing();
       return () => {
         for (const write of file.pending) if (write.id <= lastId) write.isLost = true;
         return DiskStatus.ioError;
@@ -257,6 +293,15 @@ export class SimulatedDisk {
       file.pending = rest;
       return DiskStatus.ok;
     };
+  }
+
+  #maybeInterrupt(): void {
+    const interruption = this.#interruption;
+    if (interruption === undefined) return;
+    interruption.operationsLeft -= 1;
+    if (interruption.operationsLeft > 0) return;
+    this.#interruption = undefined;
+    interruption.callback();
   }
 
   #losePower(file: MediaFile, write: PendingWrite): void {
@@ -326,7 +371,7 @@ class AttachedDisk implements Disk {
   create(name: string, sizeBytes: number, _headBytes: number): DiskFile {
     if (this.media.has(name)) throw new DiskError("disk-failed", `Cannot create ${name}: EEXIST`);
     if (!this.#isDead) this.media.create(name, sizeBytes);
-    return this.open(name);
+    return new AttachedFile(this, this.media, this.options, name, sizeBytes);
   }
 
   remove(name: string): void {
@@ -336,6 +381,13 @@ class AttachedDisk implements Disk {
   close(): void {
     this.#isDead = true;
   }
+}
+
+let zeroBytes = new Uint8Array(0);
+/** Never changed by anybody. */
+function zeros(lengthBytes: number): Uint8Array {
+  if (zeroBytes.length < lengthBytes) zeroBytes = new Uint8Array(lengthBytes);
+  return zeroBytes.subarray(0, lengthBytes);
 }
 
 class AttachedFile implements DiskFile {
@@ -386,7 +438,7 @@ class AttachedFile implements DiskFile {
     if (this.disk.isDead) return;
     this.options.clock.schedule(this.options.syncMs?.() ?? 0, () => {
       if (this.disk.isDead) return;
-      done(this.media.write(this.name, "data.zero", fileOffsetBytes, new Uint8Array(lengthBytes)));
+      done(this.media.write(this.name, "data.zero", fileOffsetBytes, zeros(lengthBytes)));
     });
   }
 

@@ -6,8 +6,8 @@
 import { type ClusterId, type PeerId, parsePeerId } from "../../src/base";
 import { BlockHeader } from "../../src/engine/block";
 import { VOLUME_DEFAULTS, type VolumeOptions, type WriteLevel } from "../../src/engine/volume";
-import { ClusterSettings, type MetaContext, MetaRegistry, VolumeAdmin } from "../../src/meta";
-import { createRing, type RingMember, type RingType } from "../../src/ring";
+import { ClusterSettings, type MetaContext, MetaRegistry, RingAdmin, VolumeAdmin } from "../../src/meta";
+import { createRing, nextRing, type RingMember, type RingType } from "../../src/ring";
 import type { LogSet } from "../../src/engine";
 import { decodeHead, keys } from "../../src/meta/records";
 import { type ClientMachine, SimClient } from "./actors/client";
@@ -24,18 +24,24 @@ import { Prng } from "./world/prng";
 import { SimProcess, Violation, World } from "./world/world";
 
 const VOLUME = "disk";
+const OTHER_VOLUME = "other";
 const SETUP_MS = 60_000;
 /** After the last fault: leases run out, peers come back, tails are adopted. */
 const CONVERGE_MS = 300_000;
 /** Collection, rebalance and scrub after that: a collector looks anew after 10 minutes, whatever the metadata says. */
 const SETTLE_MS = 1_300_000;
 const KIB = 1024;
+const MIB = 1024 * KIB;
+
+const NEW_MEMBER = { weight: 1, zone: "" };
 
 export interface SimulationOptions {
   readonly seed: number;
   readonly print?: (line: string) => void;
   /** Length of the safety phase in virtual time. */
   readonly faultMs?: number;
+  /** Kinds of faults that are left out. */
+  readonly without?: readonly string[];
 }
 
 export interface SimulationResult {
@@ -56,6 +62,8 @@ export interface SimulationConfig {
   readonly writeLevel: WriteLevel;
   readonly volumeOptions: Partial<VolumeOptions>;
   readonly leaseTtlMs: number;
+  readonly storeBytes: number;
+  readonly unitBytes: number;
 }
 
 export class Simulation {
@@ -64,14 +72,21 @@ export class Simulation {
   readonly metadata: SimMetadata;
   readonly config: SimulationConfig;
   readonly model = new PageModel(VOLUME);
+  /** All volumes, clones included. */
+  readonly volumes: PageModel[] = [this.model, new PageModel(OTHER_VOLUME)];
   readonly regions = new Regions();
   readonly peers: SimPeer[] = [];
   readonly clients: SimClient[] = [];
   readonly random: Prng;
   readonly context: MetaContext;
   readonly volumeName = VOLUME;
+  readonly volumeBytes = this.regions.sizeBytes;
   readonly snapshots: SimSnapshots;
   private readonly admin: SimProcess;
+  private readonly newIds: Prng;
+  private readonly retired: SimPeer[] = [];
+  private clusterId: ClusterId | undefined;
+  private peerCount = 0;
   private readonly registry: ContentRegistry;
   private faults: Faults | undefined;
 
@@ -81,28 +96,35 @@ export class Simulation {
     this.network = new SimNetwork(this.world);
     this.metadata = new SimMetadata(this.world, this.network);
     this.config = chooseConfig(this.random.fork("config"));
+    this.newIds = this.random.fork("new identities");
     this.admin = new SimProcess(this.world, "admin", this.random.fork("admin"));
     this.context = {
       store: this.metadata.connect(this.admin),
       clock: this.admin.clock,
       random: this.admin.random,
     };
-    const { world, network, metadata, model, regions, context } = this;
+    const { world, network, metadata, model, regions, context, volumes } = this;
     this.snapshots = new SimSnapshots({
-      ...{ world, network, metadata, model, regions, context, volumeName: VOLUME },
+      ...{ world, network, metadata, model, regions, context, volumes, volumeName: VOLUME },
       random: this.random.fork("snapshots"),
     });
     this.registry = new ContentRegistry(new BlockHeader());
     this.network.onPut = (_from, _peer, put) => this.registry.check(put);
   }
 
+  /** Names of all kinds of faults there are. */
+  get faultKinds(): readonly string[] {
+    return new Faults(this).kindNames;
+  }
+
   /** Throws the Violation, or whatever production code threw. */
   run(): SimulationResult {
     this.world.log("world", `seed ${this.options.seed}: ${JSON.stringify(this.config)}`);
     this.setUp();
-    this.faults = new Faults(this);
+    const { without } = this.options;
+    this.faults = new Faults(this, without === undefined ? {} : { without });
     this.faults.start();
-    const faultMs = this.options.faultMs ?? 12_000 + this.random.below(45_000);
+    const faultMs = this.options.faultMs ?? 8_000 + this.random.below(24_000);
     this.world.run(this.world.nowMs + faultMs, () => false);
     this.faults.stop();
     this.converge();
@@ -130,11 +152,49 @@ export class Simulation {
     return entries.filter((entry) => entry.key.endsWith("/head")).map((entry) => decodeHead(entry).head.log);
   }
 
+  addPeer(peerId: PeerId = parsePeerId(this.newIds.uuid())): SimPeer {
+    const { world, network, metadata, clusterId, config } = this;
+    if (clusterId === undefined) throw new Error("there is no cluster yet");
+    const { storeBytes, unitBytes } = config;
+    this.peerCount += 1;
+    const machine = { world, network, metadata, clusterId, storeBytes, unitBytes };
+    const peer = new SimPeer(machine, `peer${this.peerCount}`, peerId, "");
+    this.peers.push(peer);
+    return peer;
+  }
+
+  retirePeer(peer: SimPeer): void {
+    this.peers.splice(this.peers.indexOf(peer), 1);
+    this.retired.push(peer);
+  }
+
+  /** As an operator does, until it is done: the ring without those machines, and their records forgotten. */
+  async forgetRetired(): Promise<boolean> {
+    const rings = new RingAdmin(this.context);
+    const current = await rings.current();
+    const peerIds = this.retired
+      .map(({ peerId }) => peerId)
+      .filter((peerId) => current.members.some((member) => member.peerId === peerId));
+    if (peerIds.length === 0) return true;
+    const stay = current.members.filter(({ peerId, weight }) => weight > 0 && !peerIds.includes(peerId));
+    const heir = this.peers.find(({ peerId }) => !current.members.some((member) => member.peerId === peerId));
+    // Somebody has to take blocks.
+    if (stay.length === 0 && heir !== undefined)
+      await rings.change(
+        nextRing(current, { kind: "add", members: [{ ...NEW_MEMBER, peerId: heir.peerId }] }),
+      );
+    else if (stay.length > 0) {
+      await rings.change(nextRing(current, { kind: "remove", peerIds }));
+      return true;
+    }
+    return false;
+  }
+
   private setUp(): void {
     const { peerCount, replication, ringType, clientCount } = this.config;
     const random = this.random.fork("identities");
     const ids = Array.from({ length: peerCount }, () => parsePeerId(random.uuid()));
-    const members: RingMember[] = ids.map((peerId) => ({ peerId, weight: 1, zone: "" }));
+    const members: RingMember[] = ids.map((peerId) => ({ ...NEW_MEMBER, peerId }));
     const clusterId = this.await("init", async () => {
       const ring = createRing({ type: ringType, replication, members });
       const settings = await new ClusterSettings(this.context).init({
@@ -142,43 +202,36 @@ export class Simulation {
       });
       return settings.clusterId;
     });
-    this.addPeers(clusterId, ids);
+    this.clusterId = clusterId;
+    for (const peerId of ids) this.addPeer(peerId);
     for (const peer of this.peers) peer.boot();
     this.until("peers serve", SETUP_MS, () => this.peers.every((peer) => peer.serving));
-    this.await("create volume", () => new VolumeAdmin(this.context).create(VOLUME, this.regions.sizeBytes));
+    for (const { name } of this.volumes)
+      this.await("create volume", () => new VolumeAdmin(this.context).create(name, this.regions.sizeBytes));
     for (let index = 0; index < clientCount; index += 1)
       this.clients.push(new SimClient(this.clientMachine(), `client${index + 1}`));
     for (const client of this.clients) client.boot();
   }
 
-  private addPeers(clusterId: ClusterId, ids: readonly PeerId[]): void {
-    const { world, network, metadata } = this;
-    for (const [index, peerId] of ids.entries())
-      this.peers.push(new SimPeer({ world, network, metadata, clusterId }, `peer${index + 1}`, peerId, ""));
-  }
-
   private clientMachine(): ClientMachine {
-    const { world, network, metadata, model, regions, config, snapshots } = this;
+    const { world, network, metadata, volumes, regions, config, snapshots } = this;
     const leaseTimes = { ttlMs: config.leaseTtlMs, marginMs: 1_000 };
-    return {
-      ...{ world, network, metadata, model, regions, leaseTimes, snapshots },
-      ...{ volumeName: VOLUME, volumeOptions: config.volumeOptions },
-    };
+    const { volumeOptions } = config;
+    return { world, network, metadata, volumes, regions, leaseTimes, snapshots, volumeOptions };
   }
 
   private converge(): void {
     this.healAll();
     for (const client of this.clients) client.wanted = false;
-    this.until("clients close the volume", CONVERGE_MS, () =>
-      this.clients.every((each) => each.volume === undefined),
-    );
+    this.until("clients close their volumes", CONVERGE_MS, () => this.clients.every((each) => each.idle));
+    this.until("administrators finish", CONVERGE_MS, () => this.faults?.isBusy !== true);
     this.until("peers serve again", CONVERGE_MS, () => this.peers.every((peer) => peer.serving));
-    this.verify(this.clientMachine(), "verifier");
-    for (const model of this.snapshots.clones)
-      this.verify({ ...this.clientMachine(), model, volumeName: model.name }, `of ${model.name}`);
+    for (const model of this.volumes)
+      this.verify({ ...this.clientMachine(), volumes: [model] }, `of ${model.name}`);
     for (const snapshot of this.snapshots.list)
       if (!this.await("read a snapshot", () => this.snapshots.read(snapshot)))
         throw new Violation("liveness", `snapshot ${snapshot.name} cannot be read after all faults ended`);
+    for (let isDone = false; !isDone; ) isDone = this.await("forget lost peers", () => this.forgetRetired());
     this.awaitConvergence();
     this.world.log("world", `done: ${this.model.writeCount} writes, ${this.model.readCount} reads`);
   }
@@ -267,8 +320,8 @@ export class Simulation {
     for (const client of this.clients) add("client", client.counts);
     if (this.faults) add("fault", this.faults.counts);
     add("snapshot", this.snapshots.counts);
-    const { readCount, writeCount, flushCount } = this.model;
-    add("model", { reads: readCount, writes: writeCount, flushes: flushCount });
+    for (const { readCount, writeCount, flushCount } of this.volumes)
+      add("model", { reads: readCount, writes: writeCount, flushes: flushCount });
     return {
       seed: this.options.seed,
       traceHash: this.world.trace.hash,
@@ -294,11 +347,14 @@ function chooseConfig(random: Prng): SimulationConfig {
     mapBytesMax: random.pick([0, 64 * KIB, VOLUME_DEFAULTS.mapBytesMax]),
     followAfterMs: random.pick([500, 5_000]),
     readAheadBytes: random.pick([0, 64 * KIB]),
+    cleanDeadBytesMin: random.pick([32 * KIB, 256 * KIB, VOLUME_DEFAULTS.cleanDeadBytesMin]),
   };
   return {
     ...{ peerCount, replication, writeLevel, volumeOptions },
     ringType: random.pick(["table", "rendezvous", "ketama", "mod"] as const),
     clientCount: random.pick([1, 2, 2, 3]),
-    leaseTtlMs: random.pick([3_000, 8_000, 20_000]),
+    leaseTtlMs: random.pick([3_000, 6_000, 12_000]),
+    storeBytes: random.chance(0.1) ? 6 * MIB : 64 * MIB,
+    unitBytes: random.pick([512, 4096]),
   };
 }

@@ -995,11 +995,13 @@ export class SegmentStore implements BlockStore {
     this.#index.forEachOfLog(kind, volumeId, epoch, (slot) => {
       const index = this.#index.indexOf(slot);
       if (index <= afterIndex) return;
+      const flags = this.#index.flagsOf(slot);
       tail.push({
         index,
         headerCrc: this.#index.headerCrcOf(slot),
         lengthBytes: this.#index.lengthOf(slot),
-        suspect: (this.#index.flagsOf(slot) & RowFlag.suspect) !== 0,
+        // A copy on its way to the disk, by a rebalance or repair, is no copy yet: a power loss would take it.
+        suspect: (flags & (RowFlag.suspect | RowFlag.durable)) !== RowFlag.durable,
       });
     });
     return tail.sort((a, b) => a.index - b.index);

@@ -22,8 +22,6 @@ const CANDIDATES_MAX = 64;
 const SCAN_PAUSE_MS = 50;
 /** A block with a larger part live is not worth its copy. */
 const LIVE_PART_MAX = 0.85;
-/** Below this much dead space nothing is done. */
-const DEAD_BYTES_MIN = 2 * 1024 * 1024;
 /** From this ratio on the rate limit does not hold. */
 const HURRY_RATIO = 1.85;
 /** What is worth cleaning when space is short, ... */
@@ -139,7 +137,7 @@ export class Cleaner {
   #isNeeded(): boolean {
     const { deadSlotCount } = this.#core.map.statistics();
     if (this.#budgetBytes <= 0) return false;
-    return deadSlotCount * PAGE_BYTES >= DEAD_BYTES_MIN && this.ratio > this.#ratioMax;
+    return deadSlotCount * PAGE_BYTES >= this.#core.options.cleanDeadBytesMin && this.ratio > this.#ratioMax;
   }
 
   /** Goes on, scan by scan, until there is no need or nothing worth its copy. */

@@ -37,6 +37,8 @@ export interface VolumeOptions {
   readonly cleanBytesPerSecond: number;
   /** Cleaning works while the blocks take more than this many times the live bytes. */
   readonly cleanAboveRatio: number;
+  /** Below this much dead space nothing is cleaned. */
+  readonly cleanDeadBytesMin: number;
 }
 
 const MIB = 1024 * 1024;
@@ -60,6 +62,7 @@ export const VOLUME_DEFAULTS: VolumeOptions = {
   readAheadBytes: MIB,
   cleanBytesPerSecond: 64 * MIB,
   cleanAboveRatio: 1.6,
+  cleanDeadBytesMin: 2 * MIB,
 };
 
 /** How many copies must be durable before a write is acknowledged, of `replication` wanted. */

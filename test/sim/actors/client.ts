@@ -38,16 +38,17 @@ const BLOCK_SIZE_BYTES = 64 * 1024;
 const REQUEST_HANG_MS = 240_000;
 const IO_PAGES_MAX = 12;
 const RESTORE_CHANCE = 0.3;
+const FIRST_VOLUME_CHANCE = 0.75;
 
 export interface ClientMachine {
   readonly world: World;
   readonly network: SimNetwork;
   readonly metadata: SimMetadata;
-  readonly model: PageModel;
-  readonly volumeName: string;
+  /** Volumes it opens: mostly the first, which has the snapshots. Clones come to this list as they are made. */
+  readonly volumes: readonly PageModel[];
   readonly regions: Regions;
   readonly volumeOptions: Partial<VolumeOptions>;
-  /** Restores come from here. */
+  /** Of the first volume; restores come from here. */
   readonly snapshots?: SimSnapshots;
   readonly leaseTimes: { readonly ttlMs: number; readonly marginMs: number };
   /**
@@ -72,6 +73,10 @@ export class SimClient {
   /** Off: it opens nothing any more, and closes what it has open. */
   wanted = true;
   readonly counts = {
+    resizes: 0,
+    pagesCleaned: 0,
+    repairs: 0,
+    checkpoints: 0,
     opens: 0,
     opensFailed: 0,
     closes: 0,
@@ -84,6 +89,7 @@ export class SimClient {
   private readonly random: Prng;
   private life = 0;
   private tailUncertain = false;
+  private working = false;
 
   constructor(
     private readonly machine: ClientMachine,
@@ -98,9 +104,15 @@ export class SimClient {
     return this.process.alive;
   }
 
+  /** Has no volume, and is not about to have one. */
+  get idle(): boolean {
+    return !this.process.alive || !this.working;
+  }
+
   boot(): void {
     if (this.process.alive) return;
     this.life += 1;
+    this.working = false;
     const process = new SimProcess(this.machine.world, this.name, this.random.fork(`process ${this.life}`));
     this.process = process;
     process.log("boots");
@@ -127,7 +139,11 @@ export class SimClient {
     const registry = await this.startRegistry(process, context);
     const life: Life = { process, registry, context, random: this.random.fork(`work ${this.life}`) };
     while (process.alive) {
-      if (this.wanted) await this.workOnce(life);
+      if (this.wanted) {
+        this.working = true;
+        await this.workOnce(life);
+        this.working = false;
+      }
       await sleep(process.clock, 50 + life.random.below(400));
     }
   }
@@ -145,12 +161,15 @@ export class SimClient {
   /** One open of the volume, from the lock to the end. */
   private async workOnce(life: Life): Promise<void> {
     const { process, registry, random } = life;
-    const { model, snapshots, scanOnly } = this.machine;
-    const restored = !scanOnly && random.chance(RESTORE_CHANCE) ? snapshots?.pickKnown() : undefined;
+    const { volumes, snapshots, scanOnly } = this.machine;
+    const [first] = volumes as [PageModel];
+    const model = random.chance(FIRST_VOLUME_CHANCE) ? first : random.pick(volumes);
+    const mayRestore = model === first && !scanOnly && random.chance(RESTORE_CHANCE);
+    const restored = mayRestore ? snapshots?.pickKnown() : undefined;
     let session: MetaVolumeSession;
     try {
       const options = restored === undefined ? {} : { restoreSnapshot: restored.name };
-      session = await registry.openVolume(this.machine.volumeName, this.name, options);
+      session = await registry.openVolume(model.name, this.name, options);
     } catch (error) {
       if (!(error instanceof TorusError)) throw error;
       return;
@@ -167,21 +186,24 @@ export class SimClient {
       if (snapshots !== undefined) snapshots.counts.restores += 1;
     }
     this.session = model.openSession(this.name);
-    process.log(`opened the volume: session ${this.session.id}`);
+    process.log(`opened volume ${model.name}: session ${this.session.id}`);
     let failed = false;
     volume.onFailed = (error) => {
       failed = true;
       this.counts.failures += 1;
       process.log(`volume failed: ${error.message}`);
     };
-    const work = new Work(this.machine, process, volume, this.session, random, this.counts);
+    const work = new Work(this.machine, model, process, volume, this.session, random, this.counts);
     if (scanOnly || random.chance(0.6)) await work.scan();
     const untilMs = process.clock.nowMs() + (scanOnly ? 500 : 500 + random.delayMs(8_000));
-    const thinkMs = random.pick([4, 25, 100]);
+    const thinkMs = random.pick([15, 60, 200]);
     const isOver = () => failed || !this.wanted || process.clock.nowMs() > untilMs;
     await Promise.all(Array.from({ length: 1 + random.below(5) }, () => work.worker(isOver, thinkMs)));
     const outcome = await volume.close();
     this.counts.closes += 1;
+    this.counts.pagesCleaned += volume.statistics.pagesCleaned;
+    this.counts.repairs += volume.statistics.repairedCopies;
+    this.counts.checkpoints += volume.statistics.checkpoints;
     process.log(`closed the volume: ${outcome.clean ? "clean" : outcome.reason}`);
     this.volume = undefined;
     this.session = undefined;
@@ -229,11 +251,12 @@ class Work {
 
   constructor(
     private readonly machine: ClientMachine,
+    private readonly model: PageModel,
     private readonly process: SimProcess,
     private readonly volume: Volume,
     private readonly session: Session,
     private readonly random: Prng,
-    private readonly counts: { errors: number; scans: number; scansComplete: number },
+    private readonly counts: { errors: number; scans: number; scansComplete: number; resizes: number },
   ) {}
 
   async worker(isOver: () => boolean, thinkMs: number): Promise<void> {
@@ -248,11 +271,13 @@ class Work {
     this.counts.scans += 1;
     let complete = true;
     for (const { firstPage, pageCount } of this.machine.regions.ranges)
-      for (let page = firstPage; page < firstPage + pageCount; page += 16)
-        complete &&= await this.read(page, Math.min(16, firstPage + pageCount - page));
+      for (let page = firstPage; page < firstPage + pageCount; page += 16) {
+        const count = this.fitting(page, Math.min(16, firstPage + pageCount - page));
+        if (count > 0) complete &&= await this.read(page, count);
+      }
     if (!complete) return;
     this.counts.scansComplete += 1;
-    this.machine.model.checkPrefix(this.session);
+    this.model.checkPrefix(this.session);
   }
 
   private async request(): Promise<void> {
@@ -262,12 +287,20 @@ class Work {
       { weight: 6, item: "trim" as const },
       { weight: 22, item: "read" as const },
       { weight: 20, item: "flush" as const },
+      { weight: this.machine.scanOnly ? 0 : 0.3, item: "resize" as const },
     ]);
     if (kind === "flush") {
       await this.flush();
       return;
     }
-    const { firstPage, pageCount } = this.machine.regions.pick(this.random, IO_PAGES_MAX);
+    if (kind === "resize") {
+      await this.resize();
+      return;
+    }
+    const range = this.machine.regions.pick(this.random, IO_PAGES_MAX);
+    const { firstPage } = range;
+    const pageCount = this.fitting(firstPage, range.pageCount);
+    if (pageCount === 0) return;
     if (kind === "read") {
       await this.read(firstPage, pageCount);
       return;
@@ -280,8 +313,37 @@ class Work {
     for (const page of pages) this.busyPages.delete(page);
   }
 
+  /** How many of these pages lie within the volume's present size. */
+  private fitting(firstPage: number, pageCount: number): number {
+    return Math.max(0, Math.min(pageCount, this.volume.sizeBytes / PAGE_BYTES - firstPage));
+  }
+
+  /** Cuts the volume's end off, which trims it, or grows it to its full size again. */
+  private async resize(): Promise<void> {
+    const { regions } = this.machine;
+    const grows = this.volume.sizeBytes < regions.sizeBytes;
+    const lost = grows ? [] : regions.pages().filter((page) => page * PAGE_BYTES >= regions.smallSizeBytes);
+    if (lost.some((page) => this.busyPages.has(page))) return;
+    for (const page of lost) this.busyPages.add(page);
+    const operation = this.model.beginWrite(
+      this.session,
+      lost.map((page) => ({ page, content: ZERO_PAGE })),
+    );
+    let outcome = "done";
+    try {
+      await this.volume.resize(grows ? regions.sizeBytes : regions.smallSizeBytes, { shrink: !grows });
+      this.counts.resizes += 1;
+    } catch (error) {
+      if (!(error instanceof TorusError)) throw error;
+      outcome = error.message;
+    }
+    this.process.log(`${grows ? "grow" : "shrink"}: ${outcome}`);
+    this.model.endWrite(operation, outcome === "done", outcome === "done");
+    for (const page of lost) this.busyPages.delete(page);
+  }
+
   private async write(firstPage: number, pageCount: number, trim: boolean): Promise<void> {
-    const { model } = this.machine;
+    const { model } = this;
     const writeId = trim ? 0 : model.nextWriteId();
     const content: PageContent = trim ? ZERO_PAGE : new Array<number>(SECTORS_PER_PAGE).fill(writeId);
     const contents = Array.from({ length: pageCount }, (_, index) => ({ page: firstPage + index, content }));
@@ -314,7 +376,7 @@ class Work {
 
   /** Some sectors of a page whose content is known. */
   private async writePart(page: number): Promise<void> {
-    const { model } = this.machine;
+    const { model } = this;
     const before = model.knownContent(this.session, page);
     if (before === undefined) return;
     const first = this.random.below(SECTORS_PER_PAGE);
@@ -334,7 +396,7 @@ class Work {
   }
 
   private async flush(): Promise<void> {
-    const { model } = this.machine;
+    const { model } = this;
     const covered = model.beginFlush(this.session);
     const status = await this.wait(`flush of ${covered}`, (done) => this.volume.flush(done));
     this.process.log(`flush of ${covered}: ${status}`);
@@ -343,7 +405,7 @@ class Work {
   }
 
   private async read(firstPage: number, pageCount: number): Promise<boolean> {
-    const { model } = this.machine;
+    const { model } = this;
     const start = model.beginRead(this.session, firstPage, pageCount);
     const destination: NativeBuffer = heapBuffer(pageCount * PAGE_BYTES);
     destination.bytes.fill(0xdd);

@@ -21,8 +21,10 @@ import type { Prng } from "../world/prng";
 import { SimProcess, type World } from "../world/world";
 import { SimUpkeep } from "./upkeep";
 
-const STORE_BYTES = 512 * 1024 * 1024;
-const SEGMENT_BYTES = 4 * 1024 * 1024;
+/** Small, so that journals wrap, segments fill and new ones are begun all the time. */
+const SEGMENT_BYTES = 512 * 1024;
+/** Of the index in memory. */
+const CHUNK_ROWS = 64;
 const BOOT_RETRY_MS = 700;
 const POISON_RESTART_MS = 1_000;
 
@@ -31,6 +33,9 @@ export interface PeerMachine {
   readonly network: SimNetwork;
   readonly metadata: SimMetadata;
   readonly clusterId: ClusterId;
+  readonly storeBytes: number;
+  /** What the disk writes whole. */
+  readonly unitBytes: number;
 }
 
 export class SimPeer {
@@ -62,7 +67,7 @@ export class SimPeer {
     this.process.crash();
     this.disk = new SimulatedDisk({
       random: this.random.fork("disk"),
-      unitBytes: 4096,
+      unitBytes: machine.unitBytes,
       // A sync of a dead process completes for nobody; one of a paused process is noticed when it wakes.
       clock: {
         nowMs: () => world.nowMs,
@@ -94,9 +99,10 @@ export class SimPeer {
       disk,
       clusterId: this.machine.clusterId,
       peerId: this.peerId,
-      sizeBytes: STORE_BYTES,
+      sizeBytes: this.machine.storeBytes,
       segmentBytes: SEGMENT_BYTES,
       reserveSpace: false,
+      indexChunkRows: CHUNK_ROWS,
       allocate: heapBuffer,
       clock: process.clock,
       random,

@@ -16,6 +16,8 @@ export class Regions {
     { firstPage: 1024 * 512 - 12, pageCount: 24 },
   ];
   readonly sizeBytes = (1024 * 512 + 4096) * 4096;
+  /** The volume is cut off here at times, in the middle of the last range. */
+  readonly smallSizeBytes = 1024 * 512 * 4096;
 
   pages(): number[] {
     return this.ranges.flatMap(({ firstPage, pageCount }) =>

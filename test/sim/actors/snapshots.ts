@@ -4,7 +4,7 @@
  */
 import { heapBuffer, sleep, TorusError } from "../../../src/base";
 import { BlockPool, BufferPool, openSnapshotVolume, VolumeStatus } from "../../../src/engine/volume";
-import { type MetaContext, MetaRegistry, SnapshotAdmin } from "../../../src/meta";
+import { isMetaError, type MetaContext, MetaRegistry, SnapshotAdmin } from "../../../src/meta";
 import { PAGE_BYTES, readContent } from "../check/page-bytes";
 import { PageModel } from "../check/page-model";
 import { SnapshotModel } from "../check/snapshot-model";
@@ -17,6 +17,9 @@ import type { Regions } from "./regions";
 const SNAPSHOTS_MAX = 4;
 const CLONES_MAX = 2;
 const REQUEST_TIMEOUT_MS = 20_000;
+/** A volume with a tail must be opened first: some client is going to. */
+const TAIL_TRIES = 12;
+const TAIL_PAUSE_MS = 700;
 const BLOCK_SIZE_BYTES = 64 * 1024;
 
 export interface SnapshotMachine {
@@ -25,6 +28,8 @@ export interface SnapshotMachine {
   readonly metadata: SimMetadata;
   readonly model: PageModel;
   readonly volumeName: string;
+  /** Clones are added to these. */
+  readonly volumes: PageModel[];
   readonly regions: Regions;
   readonly context: MetaContext;
   readonly random: Prng;
@@ -32,7 +37,7 @@ export interface SnapshotMachine {
 
 export class SimSnapshots {
   readonly list: SnapshotModel[] = [];
-  readonly clones: PageModel[] = [];
+  private cloneCount = 0;
   readonly counts = { taken: 0, failed: 0, deleted: 0, cloned: 0, reads: 0, restores: 0 };
   private readonly admin: SnapshotAdmin;
   private nextNumber = 1;
@@ -50,12 +55,12 @@ export class SimSnapshots {
 
   async take(): Promise<void> {
     if (this.list.length >= SNAPSHOTS_MAX) return;
-    const { model, volumeName, regions, world } = this.machine;
+    const { model, regions, world } = this.machine;
     const name = `s${this.nextNumber}`;
     this.nextNumber += 1;
     const oldest = model.beginSnapshot(regions.pages());
     try {
-      await this.admin.create(volumeName, name, { timeoutMs: REQUEST_TIMEOUT_MS });
+      await this.create(name);
     } catch (error) {
       if (!(error instanceof TorusError)) throw error;
       this.counts.failed += 1;
@@ -68,6 +73,18 @@ export class SimSnapshots {
     this.list.push(snapshot);
     // Only what was read once can be restored or cloned, for only then it is known what that must give.
     await this.read(snapshot);
+  }
+
+  private async create(name: string): Promise<void> {
+    const { volumeName, context } = this.machine;
+    for (let tries = 1; ; tries += 1)
+      try {
+        await this.admin.create(volumeName, name, { timeoutMs: REQUEST_TIMEOUT_MS });
+        return;
+      } catch (error) {
+        if (!isMetaError(error, "volume-has-tail") || tries >= TAIL_TRIES) throw error;
+        await sleep(context.clock, TAIL_PAUSE_MS);
+      }
   }
 
   async delete(): Promise<void> {
@@ -89,7 +106,7 @@ export class SimSnapshots {
   async clone(): Promise<void> {
     const { volumeName, world } = this.machine;
     const snapshot = this.pickKnown();
-    if (snapshot === undefined || this.clones.length >= CLONES_MAX) return;
+    if (snapshot === undefined || this.cloneCount >= CLONES_MAX) return;
     const name = `clone-of-${snapshot.name}-${this.nextNumber}`;
     this.nextNumber += 1;
     const contents = new Map(snapshot.contents);
@@ -97,7 +114,8 @@ export class SimSnapshots {
     try {
       await this.admin.clone(volumeName, snapshot.name, name);
       this.counts.cloned += 1;
-      this.clones.push(new PageModel(name, contents));
+      this.cloneCount += 1;
+      this.machine.volumes.push(new PageModel(name, contents));
       world.log("admin", `made ${name}`);
     } catch (error) {
       if (!(error instanceof TorusError)) throw error;
@@ -145,11 +163,13 @@ export class SimSnapshots {
     let complete = true;
     for (const { firstPage, pageCount } of regions.ranges) {
       const destination = heapBuffer(pageCount * PAGE_BYTES);
+      const lengthBytes = Math.min(pageCount * PAGE_BYTES, volume.sizeBytes - firstPage * PAGE_BYTES);
       const status = await new Promise<number>((resolve) =>
-        volume.read(firstPage * PAGE_BYTES, pageCount * PAGE_BYTES, destination, 0, resolve),
+        volume.read(firstPage * PAGE_BYTES, lengthBytes, destination, 0, resolve),
       );
       complete &&= status === VolumeStatus.ok;
       if (status !== VolumeStatus.ok) continue;
+      // Beyond the end of a volume that was cut off there is nothing, which is zeroes when it grows again.
       for (let index = 0; index < pageCount; index += 1) {
         const content = readContent(destination.words, (index * PAGE_BYTES) / 4, firstPage + index);
         snapshot.check(process.name, firstPage + index, content);

@@ -1,17 +1,17 @@
 /** Where copies of blocks are: looked up in the stores themselves, behind the protocol's back. */
 import { formatBlockRef } from "../../../src/base";
-import type { LogMember, LogSet } from "../../../src/engine";
+import { type LogMember, type LogSet, StorageStatus } from "../../../src/engine";
 import type { SegmentStore } from "../../../src/engine/store";
 import type { SimPeer } from "../actors/peer";
 
-/** Good copies by name, with the CRC that names their content. */
-function goodCopies(store: SegmentStore): Map<string, number> {
-  const copies = new Map<string, number>();
+/** Names of the blocks of which a store has a good copy. */
+function goodCopies(store: SegmentStore, verifies: boolean): Set<string> {
+  const copies = new Set<string>();
   let cursor: string | undefined;
   do {
     const reply = store.list({ limit: 4096, ...(cursor !== undefined && { cursor }) });
-    for (const { ref, headerCrc, suspect } of reply.blocks)
-      if (!suspect) copies.set(formatBlockRef(ref), headerCrc);
+    for (const { ref, suspect } of reply.blocks)
+      if (!suspect && (!verifies || store.verify(ref) === StorageStatus.ok)) copies.add(formatBlockRef(ref));
     cursor = reply.cursor;
   } while (cursor !== undefined);
   return copies;
@@ -21,23 +21,23 @@ function goodCopies(store: SegmentStore): Map<string, number> {
 export function canSpare(set: LogSet, peer: SimPeer, peers: readonly SimPeer[]): boolean {
   const isGone = (member: LogMember): boolean =>
     member.peerId === peer.peerId ||
-    peers.some((each) => each.peerId === member.peerId && each.store?.incarnation !== member.incarnation);
+    !peers.some((each) => each.peerId === member.peerId && each.store?.incarnation === member.incarnation);
   const isMember = set.members.some((member) => member.peerId === peer.peerId);
   return !isMember || set.members.filter(isGone).length <= set.width - 1;
 }
 
 /**
- * Whether every block of `peer` has a good copy on another peer that never lost anything itself since. Only asked
- * while all peers run: what a stopped one has nobody can tell.
+ * Whether every block of `peer` has a good copy on another peer; where a disk lost something before, each copy is
+ * read and checked. Only asked while all peers run: what a stopped one has nobody can tell.
  */
 export function everythingIsElsewhere(peer: SimPeer, peers: readonly SimPeer[]): boolean {
   if (peers.some((each) => !each.serving || each.store === undefined || each.process.paused)) return false;
   const others = new Set<string>();
   for (const other of peers) {
-    if (other === peer || other.lostData || other.store === undefined) continue;
-    for (const name of goodCopies(other.store).keys()) others.add(name);
+    if (other === peer || other.store === undefined) continue;
+    for (const name of goodCopies(other.store, other.lostData)) others.add(name);
   }
   if (peer.store === undefined) return false;
-  for (const name of goodCopies(peer.store).keys()) if (!others.has(name)) return false;
+  for (const name of goodCopies(peer.store, false)) if (!others.has(name)) return false;
   return true;
 }

@@ -46,6 +46,13 @@ export interface PageSpan {
   readonly newest: number;
 }
 
+/** Per page, what was durable, and what had ended, when a snapshot was asked for. */
+export interface SnapshotStart {
+  readonly sessionId: number;
+  readonly oldest: ReadonlyMap<number, number>;
+  readonly ended: ReadonlyMap<number, number>;
+}
+
 /** One open of the volume by one client. */
 export class Session {
   opened = 0;
@@ -78,20 +85,34 @@ export class PageModel {
     private readonly initial: ReadonlyMap<number, PageContent> = new Map(),
   ) {}
 
-  /** The oldest version of each page that a snapshot requested now may hold. */
-  beginSnapshot(pages: Iterable<number>): Map<number, number> {
+  beginSnapshot(pages: Iterable<number>): SnapshotStart {
     this.tick();
-    return new Map([...pages].map((page) => [page, this.page(page).floor]));
+    const oldest = new Map([...pages].map((page) => [page, this.page(page).floor]));
+    const ended = new Map([...oldest].map(([page, floor]) => [page, this.newestEnded(page, floor)]));
+    return { sessionId: this.sessionId, oldest, ended };
   }
 
-  /** With the newest, now that the snapshot exists. */
-  endSnapshot(oldest: ReadonlyMap<number, number>): Map<number, PageSpan> {
+  /**
+   * What the snapshot may hold, now that it exists: what was durable when it was asked for, or newer; when nobody
+   * opened the volume meanwhile, all that had ended by then (R9).
+   */
+  endSnapshot(start: SnapshotStart): Map<number, PageSpan> {
     this.tick();
+    const oldest = start.sessionId === this.sessionId ? start.ended : start.oldest;
     return new Map(
       [...oldest].map(([page, index]) => [
         page,
         { oldest: index, newest: this.page(page).versions.length - 1 },
       ]),
+    );
+  }
+
+  /** Index of the newest version that the newest session ended, or `floor`. */
+  private newestEnded(page: number, floor: number): number {
+    const newest = this.sessions.at(-1);
+    return this.page(page).versions.findLastIndex(
+      ({ completed, session }, index) =>
+        index === floor || (index > floor && completed > 0 && session === newest),
     );
   }
 

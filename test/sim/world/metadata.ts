@@ -147,6 +147,7 @@ class SimMetadataClient implements KeyValueStore {
         fail(true, "no answer in time");
       });
       options?.signal?.addEventListener("abort", () => end(() => reject(options.signal?.reason)));
+      if (!process.alive) return;
       const travelMs = (): number => 0.05 + random.delayMs(weather.latencyMs);
       world.schedule(travelMs(), undefined, () => {
         if (!process.alive || over) return;

@@ -96,7 +96,7 @@ export class SimNetwork {
   }
 
   isBlocked(from: string, to: string): boolean {
-    return this.blocked.has(`${from}>${to}`);
+    return this.blocked.size > 0 && this.blocked.has(`${from}>${to}`);
   }
 
   slowDown(from: string, to: string, extraMs: number): void {
@@ -111,7 +111,8 @@ export class SimNetwork {
   }
 
   delayMs(from: string, to: string): number {
-    return 0.05 + this.random.delayMs(this.weather.latencyMs + (this.slow.get(`${from}>${to}`) ?? 0));
+    const extraMs = this.slow.size === 0 ? 0 : (this.slow.get(`${from}>${to}`) ?? 0);
+    return 0.05 + this.random.delayMs(this.weather.latencyMs + extraMs);
   }
 
   transport(process: SimProcess): PeerTransport {
@@ -150,8 +151,7 @@ class SimTransport implements PeerTransport {
   put(peer: PeerId, request: OutgoingPut): void {
     this.network.onPut(this.process, peer, request);
     const { writerEpoch, lengthBytes } = request;
-    const copy = heapBuffer(lengthBytes);
-    copy.bytes.set(request.buffer.bytes.subarray(request.offset, request.offset + lengthBytes));
+    const sent = request.buffer.bytes.slice(request.offset, request.offset + lengthBytes);
     const end = (incarnation: Parameters<OutgoingPut["done"]>[1], status: StorageStatus) =>
       request.done(peer, incarnation, status);
     this.send(peer, REQUEST_DEADLINE_MS, {
@@ -162,7 +162,7 @@ class SimTransport implements PeerTransport {
       serve: ({ service }, reply) => {
         const { incarnation } = service.identity;
         const buffer = heapBuffer(lengthBytes);
-        buffer.bytes.set(copy.bytes.subarray(0, lengthBytes));
+        buffer.bytes.set(sent);
         service.put({
           ...{ buffer, offset: 0, lengthBytes, writerEpoch },
           done: (status) => reply(() => end(incarnation, status)),
@@ -261,6 +261,8 @@ class SimTransport implements PeerTransport {
 
   private send(peer: PeerId, deadlineMs: number, call: Call): void {
     const { world, random } = this.network;
+    // What a process still computes in the moment of its death reaches nobody.
+    if (!this.process.alive) return;
     const connection = this.connect(peer);
     if (connection === undefined) {
       world.schedule(0, this.process, () => call.unreachable());

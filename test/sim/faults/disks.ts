@@ -1,0 +1,169 @@
+/** Disks: they are slow, full, fail, forget, rot, write elsewhere, and come back empty or as they once were. */
+import type { SimPeer } from "../actors/peer";
+import type { DiskImage, WriteFault } from "../simulated-disk";
+import type { FaultTools, Kind } from "./stage";
+
+/** A write fault that was asked for strikes within this time, or not at all. */
+const ARMED_MS = 150;
+
+export function diskFaults(tools: FaultTools): Kind[] {
+  const { stage, random, later, durationMs, log, strikeExpendable } = tools;
+  const images = new Map<SimPeer, DiskImage>();
+  const pickPeer = (): SimPeer => random.pick(stage.peers);
+
+  /** A write that reports success and is not where it should be: its block counts as lost there. */
+  const astray = (name: string, fault: WriteFault): Kind => ({
+    name,
+    needsCalm: true,
+    inject(struck) {
+      strikeExpendable(
+        () => true,
+        (peer) => {
+          peer.lostData = true;
+          log(`a write of ${peer.name} is going to be ${fault}`);
+          peer.disk.failNextWrite("data.write", fault, struck);
+          stage.world.schedule(ARMED_MS, undefined, () => peer.disk.clearWriteFaults());
+        },
+      );
+    },
+  });
+
+  const flipBits = (peer: SimPeer): boolean => {
+    const down = random.chance(0.5);
+    if (down) peer.crash(false);
+    peer.lostData = true;
+    // Not the state: a peer that lost its name is not this peer any more.
+    const files = peer.disk.fileNames().filter((name) => name.startsWith("blocks"));
+    const flips = random.between(1, 24);
+    for (let flip = 0; flip < flips && files.length > 0; flip += 1) {
+      const name = random.pick(files);
+      const used = peer.disk.writtenBytes(name);
+      peer.disk.flipBit(name, random.below(Math.max(1, used)), random.below(8));
+    }
+    log(`${flips} bits of the disk of ${peer.name} flip`);
+    if (down) later(durationMs(), () => peer.boot());
+    return files.length > 0;
+  };
+
+  return [
+    {
+      name: "slow disk",
+      inject(struck) {
+        const peer = pickPeer();
+        struck();
+        peer.syncMs = random.pick([5, 50, 700]);
+        log(`the disk of ${peer.name} takes ${peer.syncMs} ms to sync`);
+        later(durationMs(), () => {
+          peer.syncMs = 0.3;
+        });
+      },
+    },
+    {
+      name: "failed sync",
+      inject(struck) {
+        const operation = random.pick([
+          "segment.sync",
+          "segment.sync",
+          "state.sync",
+          "superblock.sync",
+        ] as const);
+        pickPeer().disk.failNextSync(operation, struck);
+      },
+    },
+    {
+      name: "failed write",
+      inject(struck) {
+        const operation = random.pick([
+          "data.write",
+          "journal.write",
+          "state.write",
+          "checkpoint.write",
+        ] as const);
+        pickPeer().disk.failNextWrite(operation, "io-error", struck);
+      },
+    },
+    {
+      name: "no space",
+      inject(struck) {
+        const { disk } = pickPeer();
+        const times = random.between(1, 20);
+        for (let time = 0; time < times; time += 1) disk.failNextWrite("data.write", "no-space", struck);
+      },
+    },
+    {
+      // The next block read there, whenever that is, counts as lost: its copy is suspect from then on.
+      name: "failed read",
+      needsCalm: true,
+      inject(struck) {
+        strikeExpendable(
+          () => true,
+          (peer) => {
+            peer.lostData = true;
+            peer.disk.failNextRead("data.read", struck);
+          },
+        );
+      },
+    },
+    astray("lost write", "dropped"),
+    astray("misdirected write", "misdirected"),
+    {
+      // A new disk in the old machine: the peer comes back empty, under its old id.
+      name: "disk wiped",
+      needsCalm: true,
+      inject(struck) {
+        strikeExpendable(
+          () => true,
+          (peer) => {
+            struck();
+            peer.process.log("loses its disk");
+            peer.crash(true);
+            peer.disk.restore(new Map());
+            images.delete(peer);
+            later(durationMs(), () => peer.boot());
+          },
+        );
+      },
+    },
+    {
+      name: "disk remembered",
+      inject(struck) {
+        const peer = pickPeer();
+        if (!peer.serving) return;
+        struck();
+        images.set(peer, peer.disk.image());
+      },
+    },
+    {
+      // The disk comes back as it was some time ago (a snapshot of a virtual machine, an old clone).
+      name: "disk rolled back",
+      needsCalm: true,
+      inject(struck) {
+        strikeExpendable(
+          (peer) => images.has(peer),
+          (peer) => {
+            const image = images.get(peer);
+            if (image === undefined) return;
+            struck();
+            peer.process.log("comes back with an older disk");
+            peer.crash(true);
+            peer.disk.restore(image);
+            later(durationMs(), () => peer.boot());
+          },
+        );
+      },
+    },
+    {
+      // Bits flip in the files of a peer, while it runs or while it is down.
+      name: "rot",
+      needsCalm: true,
+      inject(struck) {
+        strikeExpendable(
+          () => true,
+          (peer) => {
+            if (flipBits(peer)) struck();
+          },
+        );
+      },
+    },
+  ];
+}

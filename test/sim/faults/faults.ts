@@ -1,0 +1,158 @@
+/**
+ * What goes wrong, and when. Every run enables some kinds of faults with weights of its own (a run without
+ * partitions finds other bugs than one full of them) and then draws one after the other. Each fault ends by itself;
+ * the end of the safety phase ends them all.
+ *
+ * The budget: what destroys durable data (a wiped disk, one that comes back older, rot, a write that went astray)
+ * strikes a peer only while every block it holds is held intact by another and every log set can spare its disk, so
+ * every acknowledged write must survive all of it. Such moments are rare among faults, so they are waited for in a
+ * calm: machines that are down are started, and nothing else goes wrong until it has struck.
+ */
+import type { SimPeer } from "../actors/peer";
+import { canSpare, everythingIsElsewhere } from "../check/copies";
+import type { Prng } from "../world/prng";
+import { administrationFaults } from "./administration";
+import { diskFaults } from "./disks";
+import { machineFaults } from "./machines";
+import { networkFaults } from "./networks";
+import type { FaultTools, Kind, Stage } from "./stage";
+
+const CALM_MS_MAX = 3_500;
+const CALM_POLL_MS = 50;
+/** What needs a calm is drawn less often, or there would be little else than calm. */
+const CALM_WEIGHT = 0.35;
+
+function allKinds(tools: FaultTools): Kind[] {
+  return [
+    ...machineFaults(tools),
+    ...diskFaults(tools),
+    ...networkFaults(tools),
+    ...administrationFaults(tools),
+  ];
+}
+
+export interface FaultOptions {
+  /** Kinds that are left out, to see which of them a failure needs. */
+  readonly without?: readonly string[];
+}
+
+export class Faults {
+  readonly counts: Record<string, number> = {};
+  private readonly random: Prng;
+  private readonly kinds: { readonly weight: number; readonly item: Kind }[];
+  private readonly meanMs: number;
+  private stopped = false;
+  private calm = false;
+  private unfinished = 0;
+
+  constructor(
+    private readonly stage: Stage,
+    options: FaultOptions = {},
+  ) {
+    this.random = stage.random.fork("faults");
+    this.meanMs = this.random.pick([100, 300, 1_000]);
+    const kinds = allKinds(this.tools());
+    // Swarm: most runs leave some kinds out, so that the others are not drowned.
+    this.kinds = kinds.map((item) => {
+      const drawn = this.random.chance(0.35) ? 0 : 0.2 + this.random.fraction();
+      const weight = item.needsCalm === true ? drawn * CALM_WEIGHT : drawn;
+      return { item, weight: options.without?.includes(item.name) ? 0 : weight };
+    });
+    const enabled = this.kinds.filter(({ weight }) => weight > 0).map(({ item }) => item.name);
+    stage.world.log("faults", `every ${this.meanMs} ms one of: ${enabled.join(", ")}`);
+  }
+
+  /** Names of all kinds there are. */
+  get kindNames(): string[] {
+    return this.kinds.map(({ item }) => item.name);
+  }
+
+  start(): void {
+    if (this.stopped) return;
+    this.stage.world.schedule(this.random.delayMs(this.meanMs), undefined, () => {
+      if (this.stopped) return;
+      if (!this.calm) this.next();
+      this.start();
+    });
+  }
+
+  stop(): void {
+    this.stopped = true;
+  }
+
+  /** Whether administrators are still at what they began. */
+  get isBusy(): boolean {
+    return this.unfinished > 0;
+  }
+
+  private next(): void {
+    const kind = this.random.weighted(this.kinds);
+    kind?.inject(() => {
+      this.counts[kind.name] = (this.counts[kind.name] ?? 0) + 1;
+    });
+  }
+
+  private tools(): FaultTools {
+    const { stage, random } = this;
+    const { world } = stage;
+    return {
+      ...{ stage, random },
+      later: (delayMs, callback) =>
+        void world.schedule(delayMs, undefined, () => {
+          if (!this.stopped) callback();
+        }),
+      durationMs: () => (random.chance(0.7) ? 50 + random.delayMs(1_500) : 2_000 + random.delayMs(15_000)),
+      log: (text) => world.log("faults", text),
+      administer: (work) => {
+        this.unfinished += 1;
+        work.then(
+          () => {
+            this.unfinished -= 1;
+          },
+          (error: unknown) => world.fail(error instanceof Error ? error : new Error(String(error))),
+        );
+      },
+      strikeExpendable: (wanted, strike) => this.strikeExpendable(wanted, strike),
+    };
+  }
+
+  private strikeExpendable(wanted: (peer: SimPeer) => boolean, strike: (peer: SimPeer) => void): void {
+    const { stage } = this;
+    const candidates = stage.peers.filter(wanted);
+    if (candidates.length === 0 || stage.peers.length < 2) return;
+    const peer = this.random.pick(candidates);
+    this.calm = true;
+    for (const each of stage.peers) {
+      if (each.process.paused) each.process.resume();
+      each.boot();
+    }
+    this.seek(peer, stage.world.nowMs + CALM_MS_MAX, strike).then(
+      () => {
+        this.calm = false;
+      },
+      (error: unknown) => stage.world.fail(error instanceof Error ? error : new Error(String(error))),
+    );
+  }
+
+  private async seek(peer: SimPeer, untilMs: number, strike: (peer: SimPeer) => void): Promise<void> {
+    const { world } = this.stage;
+    while (world.nowMs < untilMs && !this.stopped) {
+      if (this.isExpendable(peer)) {
+        const sets = await this.stage.logSets();
+        if (this.isExpendable(peer) && sets.every((set) => canSpare(set, peer, this.stage.peers))) {
+          strike(peer);
+          return;
+        }
+      }
+      await new Promise<void>((resolve) => world.schedule(CALM_POLL_MS, undefined, resolve));
+    }
+  }
+
+  private isExpendable(peer: SimPeer): boolean {
+    const { clients, peers } = this.stage;
+    if (this.stopped || !peers.includes(peer)) return false;
+    // A writer at width 1 has nothing to spare, and may not have told the metadata yet.
+    if (clients.some(({ volume }) => volume !== undefined && volume.health.width < 2)) return false;
+    return everythingIsElsewhere(peer, peers);
+  }
+}

@@ -1,0 +1,1 @@
+export { Faults, type FaultOptions } from "./faults";

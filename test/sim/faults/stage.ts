@@ -1,0 +1,57 @@
+/** What faults act on, and what all kinds of them share. */
+import type { LogSet } from "../../../src/engine";
+import type { MetaContext } from "../../../src/meta";
+import type { SimClient } from "../actors/client";
+import type { SimPeer } from "../actors/peer";
+import type { SimSnapshots } from "../actors/snapshots";
+import type { SimMetadata } from "../world/metadata";
+import type { SimNetwork } from "../world/network";
+import type { Prng } from "../world/prng";
+import type { World } from "../world/world";
+
+export interface Stage {
+  readonly world: World;
+  readonly network: SimNetwork;
+  readonly metadata: SimMetadata;
+  readonly peers: readonly SimPeer[];
+  readonly clients: readonly SimClient[];
+  readonly random: Prng;
+  readonly context: MetaContext;
+  readonly snapshots: SimSnapshots;
+  readonly volumeName: string;
+  /** Full size of the volume; it may be smaller at times. */
+  readonly volumeBytes: number;
+  /** The log sets of all heads. */
+  logSets(): Promise<readonly LogSet[]>;
+  /** A new machine with an empty disk; it is in no ring yet. */
+  addPeer(): SimPeer;
+  /** The machine is gone for good. */
+  retirePeer(peer: SimPeer): void;
+  /** Takes retired machines out of the ring and the directory; returns whether none is left in the ring. */
+  forgetRetired(): Promise<boolean>;
+}
+
+export interface Kind {
+  readonly name: string;
+  /** It waits for a moment in which a disk can be spared. */
+  readonly needsCalm?: true;
+  /** Calls `struck` when, and only when, something did go wrong. */
+  inject(struck: () => void): void;
+}
+
+export interface FaultTools {
+  readonly stage: Stage;
+  readonly random: Prng;
+  /** In the safety phase only: a fault that was to end then has ended with it. */
+  later(delayMs: number, callback: () => void): void;
+  /** Mostly short, sometimes long enough for leases to run out. */
+  durationMs(): number;
+  log(text: string): void;
+  /** Work of an administrator: whatever it throws ends the run. */
+  administer(work: Promise<void>): void;
+  /**
+   * Strikes a peer whose disk may lose what it has, if there is such a moment within some seconds; the other faults
+   * hold still meanwhile.
+   */
+  strikeExpendable(wanted: (peer: SimPeer) => boolean, strike: (peer: SimPeer) => void): void;
+}
