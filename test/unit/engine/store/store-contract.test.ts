@@ -1,7 +1,9 @@
 /** The contract over every store. */
-import type { Incarnation } from "../../../../src/base";
+import { expect, test } from "bun:test";
+import { asVolumeId, BlockKind, type Incarnation } from "../../../../src/base";
+import { StorageStatus } from "../../../../src/engine/ports";
 import { MemoryStore } from "../../../../src/engine/store";
-import { CLUSTER } from "./blocks";
+import { CLUSTER, dataBlock, dataRef, put } from "./blocks";
 import { storeContract } from "./contract";
 import { inDirectory, onDeviceFile, onSimulatedDisk, PEER, runtimeTurns } from "./stores";
 
@@ -27,3 +29,13 @@ storeContract("SegmentStore on a device", (capacityBytes) => onDeviceFile(capaci
 storeContract("SegmentStore on a device with 4 KiB sectors", (capacityBytes) =>
   onDeviceFile(capacityBytes, 4096),
 );
+
+test("SegmentStore.tail calls a copy good only when it is durable", async () => {
+  const { store, dispose } = await onSimulatedDisk(4 * 1024 * 1024, false);
+  const good = () => store.tail(BlockKind.data, asVolumeId(7), 3, 0).map(({ suspect }) => !suspect);
+  const putting = put(store, dataBlock(dataRef(7, 3, 1), 1), 0);
+  expect(good()).toEqual([false]);
+  expect(await putting).toBe(StorageStatus.ok);
+  expect(good()).toEqual([true]);
+  await dispose();
+});
