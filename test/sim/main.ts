@@ -2,17 +2,19 @@
  * The simulator's command: `bun run sim --seeds 200` runs seeds 1 .. 200 and says what was injected; `--seed 17`
  * replays one, with `--trace` every line of it. A failing seed prints its end, the commit and the command; with
  * `--shrink` its schedule of faults is cut off ever earlier, and then kinds of faults are left out one by one, as
- * long as it still fails.
+ * long as it still fails. `--regressions` runs the seeds that found a bug once, `--minutes` bounds the time.
  */
+import { REGRESSIONS } from "./regressions";
 import { Simulation, type SimulationOptions, type SimulationResult } from "./simulation";
 
 interface Arguments {
-  readonly from: number;
-  readonly count: number;
+  readonly seeds: readonly number[];
   readonly trace: boolean;
   readonly twice: boolean;
   readonly keepGoing: boolean;
   readonly shrink: boolean;
+  readonly progress: boolean;
+  readonly minutesMax: number;
   readonly schedule: Schedule;
 }
 
@@ -20,7 +22,7 @@ interface Arguments {
 type Schedule = Pick<SimulationOptions, "faultMs" | "without">;
 
 const USAGE =
-  "usage: bun run sim [--seeds N] [--from S] [--seed S] [--trace] [--twice] [--keep-going] [--shrink] [--fault-ms MS] [--without KIND]...";
+  "usage: bun run sim [--seeds N] [--from S] [--seed S] [--trace] [--twice] [--keep-going] [--minutes M] [--regressions] [--progress] [--shrink] [--fault-ms MS] [--without KIND]...";
 const TAIL_LINES = 80;
 /** Longer than any safety phase. */
 const FAULT_MS_MAX = 60_000;
@@ -29,10 +31,13 @@ function parseArguments(words: readonly string[]): Arguments {
   const values = {
     from: 1,
     count: 100,
+    regressions: false,
+    minutesMax: Number.POSITIVE_INFINITY,
     trace: false,
     twice: false,
     keepGoing: false,
     shrink: false,
+    progress: false,
     schedule: {} as Schedule,
   };
   const queue = [...words];
@@ -49,6 +54,9 @@ function parseArguments(words: readonly string[]): Arguments {
     else if (word === "--twice") values.twice = true;
     else if (word === "--keep-going") values.keepGoing = true;
     else if (word === "--shrink") values.shrink = true;
+    else if (word === "--progress") values.progress = true;
+    else if (word === "--regressions") values.regressions = true;
+    else if (word === "--minutes") values.minutesMax = number();
     else if (word === "--fault-ms") values.schedule = { ...values.schedule, faultMs: number() };
     else if (word === "--without")
       values.schedule = {
@@ -56,7 +64,9 @@ function parseArguments(words: readonly string[]): Arguments {
         without: [...(values.schedule.without ?? []), queue.shift() ?? ""],
       };
     else throw new Error(USAGE);
-  return values;
+  const inOrder = Array.from({ length: values.count }, (_, index) => values.from + index);
+  const seeds = values.regressions ? REGRESSIONS.map(({ seed }) => seed) : inOrder;
+  return { ...values, seeds };
 }
 
 function commit(): string {
@@ -131,18 +141,24 @@ process.on("unhandledRejection", (reason) => rejections.push(reason));
 
 async function main(): Promise<number> {
   const {
-    from,
-    count,
+    seeds,
+    minutesMax,
     trace,
     twice,
     keepGoing,
     shrink: shrinks,
+    progress,
     schedule,
   } = parseArguments(process.argv.slice(2));
   const startMs = performance.now();
   const results: SimulationResult[] = [];
   const failed: number[] = [];
-  for (let seed = from; seed < from + count; seed += 1) {
+  for (const seed of seeds) {
+    if (performance.now() - startMs > minutesMax * 60_000) {
+      console.log(`the time is over before seed ${seed}`);
+      break;
+    }
+    if (progress) console.log(`seed ${seed} begins`);
     const result = runSeed(seed, trace, schedule);
     // Rejections nobody handled are reported between macrotasks.
     await new Promise((resolve) => setImmediate(resolve));
