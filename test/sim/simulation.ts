@@ -64,6 +64,7 @@ export interface SimulationConfig {
   readonly leaseTtlMs: number;
   readonly storeBytes: number;
   readonly unitBytes: number;
+  readonly syncMs: number;
 }
 
 export class Simulation {
@@ -81,6 +82,11 @@ export class Simulation {
   readonly context: MetaContext;
   readonly volumeName = VOLUME;
   readonly volumeBytes = this.regions.sizeBytes;
+
+  get leaseTtlMs(): number {
+    return this.config.leaseTtlMs;
+  }
+
   readonly snapshots: SimSnapshots;
   private readonly admin: SimProcess;
   private readonly newIds: Prng;
@@ -137,7 +143,7 @@ export class Simulation {
     this.network.healAll();
     this.metadata.healAll();
     for (const peer of this.peers) {
-      peer.syncMs = 0.3;
+      peer.recoverDisk();
       peer.disk.clearFaults();
       if (peer.process.paused) peer.process.resume();
       peer.boot();
@@ -155,9 +161,9 @@ export class Simulation {
   addPeer(peerId: PeerId = parsePeerId(this.newIds.uuid())): SimPeer {
     const { world, network, metadata, clusterId, config } = this;
     if (clusterId === undefined) throw new Error("there is no cluster yet");
-    const { storeBytes, unitBytes } = config;
+    const { storeBytes, unitBytes, syncMs } = config;
     this.peerCount += 1;
-    const machine = { world, network, metadata, clusterId, storeBytes, unitBytes };
+    const machine = { world, network, metadata, clusterId, storeBytes, unitBytes, syncMs };
     const peer = new SimPeer(machine, `peer${this.peerCount}`, peerId, "");
     this.peers.push(peer);
     return peer;
@@ -335,7 +341,7 @@ export class Simulation {
 
 function chooseConfig(random: Prng): SimulationConfig {
   const peerCount = random.pick([1, 2, 3, 3, 3, 4, 5]);
-  const replication = Math.min(peerCount, random.pick([1, 2, 2, 2, 3]));
+  const replication = Math.min(peerCount, random.pick([1, 2, 2, 2, 3, 3]));
   const writeLevel = random.pick(["all", "all", "all", "quorum", "one"] as const);
   const volumeOptions: Partial<VolumeOptions> = {
     writeLevel,
@@ -352,9 +358,10 @@ function chooseConfig(random: Prng): SimulationConfig {
   return {
     ...{ peerCount, replication, writeLevel, volumeOptions },
     ringType: random.pick(["table", "rendezvous", "ketama", "mod"] as const),
-    clientCount: random.pick([1, 2, 2, 3]),
+    clientCount: random.pick([1, 2, 2, 2, 3]),
     leaseTtlMs: random.pick([3_000, 6_000, 12_000]),
     storeBytes: random.chance(0.1) ? 6 * MIB : 64 * MIB,
     unitBytes: random.pick([512, 4096]),
+    syncMs: random.pick([0.3, 3, 15]),
   };
 }

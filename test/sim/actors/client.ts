@@ -72,6 +72,8 @@ export class SimClient {
   session: Session | undefined;
   /** Off: it opens nothing any more, and closes what it has open. */
   wanted = true;
+  /** Goes on with the volume it has, as long as it can. */
+  lingers = false;
   readonly counts = {
     resizes: 0,
     pagesCleaned: 0,
@@ -113,6 +115,7 @@ export class SimClient {
     if (this.process.alive) return;
     this.life += 1;
     this.working = false;
+    this.lingers = false;
     const process = new SimProcess(this.machine.world, this.name, this.random.fork(`process ${this.life}`));
     this.process = process;
     process.log("boots");
@@ -185,22 +188,24 @@ export class SimClient {
       model.endRestore(restore);
       if (snapshots !== undefined) snapshots.counts.restores += 1;
     }
-    this.session = model.openSession(this.name);
-    process.log(`opened volume ${model.name}: session ${this.session.id}`);
+    const opened = model.openSession(this.name);
+    this.session = opened;
+    process.log(`opened volume ${model.name}: session ${opened.id}`);
     let failed = false;
     volume.onFailed = (error) => {
       failed = true;
       this.counts.failures += 1;
       process.log(`volume failed: ${error.message}`);
     };
-    const work = new Work(this.machine, model, process, volume, this.session, random, this.counts);
+    const work = new Work(this.machine, model, process, volume, opened, random, this.counts);
     if (scanOnly || random.chance(0.6)) await work.scan();
     const untilMs = process.clock.nowMs() + (scanOnly ? 500 : 500 + random.delayMs(8_000));
     const thinkMs = random.pick([15, 60, 200]);
-    const isOver = () => failed || !this.wanted || process.clock.nowMs() > untilMs;
+    const isOver = () => failed || !this.wanted || (!this.lingers && process.clock.nowMs() > untilMs);
     await Promise.all(Array.from({ length: 1 + random.below(5) }, () => work.worker(isOver, thinkMs)));
     const outcome = await volume.close();
     this.counts.closes += 1;
+    if (outcome.clean) model.endClose(opened);
     this.counts.pagesCleaned += volume.statistics.pagesCleaned;
     this.counts.repairs += volume.statistics.repairedCopies;
     this.counts.checkpoints += volume.statistics.checkpoints;

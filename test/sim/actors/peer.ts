@@ -34,6 +34,8 @@ export interface PeerMachine {
   readonly metadata: SimMetadata;
   readonly clusterId: ClusterId;
   readonly storeBytes: number;
+  /** Mean time of a sync while the disk is well. */
+  readonly syncMs: number;
   /** What the disk writes whole. */
   readonly unitBytes: number;
 }
@@ -43,7 +45,7 @@ export class SimPeer {
   process: SimProcess;
   store: SegmentStore | undefined;
   /** Mean time of a sync on this disk. */
-  syncMs = 0.3;
+  syncMs: number;
   /** Listens and is registered. */
   serving = false;
   readonly counts = { boots: 0, crashes: 0, poisoned: 0, renewed: 0, damaged: 0 };
@@ -62,6 +64,7 @@ export class SimPeer {
     readonly zone: string,
   ) {
     const { world } = machine;
+    this.syncMs = machine.syncMs;
     this.random = world.random.fork(name);
     this.process = new SimProcess(world, name, this.random.fork("process 0"));
     this.process.crash();
@@ -80,6 +83,11 @@ export class SimPeer {
 
   get alive(): boolean {
     return this.process.alive;
+  }
+
+  /** The disk is as quick as it was. */
+  recoverDisk(): void {
+    this.syncMs = this.machine.syncMs;
   }
 
   boot(): void {
@@ -190,6 +198,10 @@ export class SimPeer {
       } catch (error) {
         if (!(error instanceof TorusError)) throw error;
         if (isMetaError(error, "peer-rolled-back")) await this.renew(process, store);
+        else if (!isMetaError(error, "peer-registered")) {
+          this.giveUp(process, error.message);
+          return;
+        }
         await new Promise<void>((resolve) => process.clock.schedule(BOOT_RETRY_MS, resolve));
       }
     }
@@ -201,6 +213,15 @@ export class SimPeer {
     const context = { store: metadata, clock: process.clock, random: process.random };
     this.upkeep = new SimUpkeep(process, this.machine.network, service, context, this.scrubProgress);
     await this.upkeep.start();
+  }
+
+  /** Without the metadata the daemon ends and is started again: every registration is a start of its own. */
+  private giveUp(process: SimProcess, reason: string): void {
+    if (!process.alive) return;
+    process.log(`cannot register, and ends: ${reason}`);
+    this.stop();
+    this.disk.kill();
+    this.machine.world.schedule(BOOT_RETRY_MS, undefined, () => this.boot());
   }
 
   private async renew(process: SimProcess, store: SegmentStore): Promise<void> {

@@ -105,6 +105,7 @@ export class SimSnapshots {
 
   async clone(): Promise<void> {
     const { volumeName, world } = this.machine;
+    if (this.pickKnown() === undefined) await this.take();
     const snapshot = this.pickKnown();
     if (snapshot === undefined || this.cloneCount >= CLONES_MAX) return;
     const name = `clone-of-${snapshot.name}-${this.nextNumber}`;

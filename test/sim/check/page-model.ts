@@ -202,6 +202,11 @@ export class PageModel {
       this.makeDurable(session.completed[session.durableCount] as WriteOperation);
   }
 
+  /** The volume was detached cleanly: all that had ended is durable (R6). */
+  endClose(session: Session): void {
+    this.endFlush(session, session.completed.length, true);
+  }
+
   beginRead(session: Session, firstPage: number, pageCount: number): ReadStart {
     const started = this.tick();
     const oldest: number[] = [];

@@ -1,4 +1,5 @@
 /** Administrators and operators, who do everything at the worst moment. */
+import { sleep } from "../../../src/base";
 import { MetaError, RingAdmin, VolumeAdmin } from "../../../src/meta";
 import { nextRing, type RingChange, RingError, type RingSpec } from "../../../src/ring";
 import type { SimPeer } from "../actors/peer";
@@ -81,6 +82,21 @@ export function administrationFaults(tools: FaultTools): Kind[] {
           const ring = await changeRing(stage, (current) => random.pick(changesFor(tools, current, peer)));
           struck();
           return describeRing(ring);
+        });
+      },
+    },
+    {
+      // Two changes, one after the other, the second back to what was: who knows which of them by now?
+      name: "ring turned and back",
+      inject(struck) {
+        attempt("ring turned", async () => {
+          const before = await new RingAdmin(context).current();
+          const peer = random.pick(stage.peers);
+          await changeRing(stage, (current) => random.pick(changesFor(tools, current, peer)));
+          struck();
+          await sleep(context.clock, 20 + random.delayMs(1_500));
+          const back = { kind: "manual", type: before.type, members: before.members } as const;
+          return describeRing(await changeRing(stage, () => back));
         });
       },
     },

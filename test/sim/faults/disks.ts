@@ -53,9 +53,7 @@ export function diskFaults(tools: FaultTools): Kind[] {
         struck();
         peer.syncMs = random.pick([5, 50, 700]);
         log(`the disk of ${peer.name} takes ${peer.syncMs} ms to sync`);
-        later(durationMs(), () => {
-          peer.syncMs = 0.3;
-        });
+        later(durationMs(), () => peer.recoverDisk());
       },
     },
     {

@@ -13,14 +13,18 @@ import { canSpare, everythingIsElsewhere } from "../check/copies";
 import type { Prng } from "../world/prng";
 import { administrationFaults } from "./administration";
 import { diskFaults } from "./disks";
-import { machineFaults } from "./machines";
+import { crashForAWhile, machineFaults, restartClient } from "./machines";
 import { networkFaults } from "./networks";
 import type { FaultTools, Kind, Stage } from "./stage";
 
 const CALM_MS_MAX = 3_500;
 const CALM_POLL_MS = 50;
+/** A writer at width 1 mostly stays so. */
+const NARROW_MS_MAX = 700;
 /** What needs a calm is drawn less often, or there would be little else than calm. */
 const CALM_WEIGHT = 0.35;
+/** How often writers crash together with the loss of a disk. */
+const INSULT_CHANCE = 0.4;
 
 function allKinds(tools: FaultTools): Kind[] {
   return [
@@ -41,6 +45,7 @@ export class Faults {
   private readonly random: Prng;
   private readonly kinds: { readonly weight: number; readonly item: Kind }[];
   private readonly meanMs: number;
+  private readonly shared: FaultTools;
   private stopped = false;
   private calm = false;
   private unfinished = 0;
@@ -51,7 +56,8 @@ export class Faults {
   ) {
     this.random = stage.random.fork("faults");
     this.meanMs = this.random.pick([100, 300, 1_000]);
-    const kinds = allKinds(this.tools());
+    this.shared = this.tools();
+    const kinds = allKinds(this.shared);
     // Swarm: most runs leave some kinds out, so that the others are not drowned.
     this.kinds = kinds.map((item) => {
       const drawn = this.random.chance(0.35) ? 0 : 0.2 + this.random.fraction();
@@ -122,7 +128,11 @@ export class Faults {
     if (candidates.length === 0 || stage.peers.length < 2) return;
     const peer = this.random.pick(candidates);
     this.calm = true;
+    stage.network.healAll();
+    stage.metadata.healAll();
     for (const each of stage.peers) {
+      each.disk.clearFaults();
+      each.recoverDisk();
       if (each.process.paused) each.process.resume();
       each.boot();
     }
@@ -136,11 +146,14 @@ export class Faults {
 
   private async seek(peer: SimPeer, untilMs: number, strike: (peer: SimPeer) => void): Promise<void> {
     const { world } = this.stage;
+    const giveUpMs = world.nowMs + NARROW_MS_MAX;
     while (world.nowMs < untilMs && !this.stopped) {
+      if (this.isNarrow && world.nowMs > giveUpMs) return;
       if (this.isExpendable(peer)) {
         const sets = await this.stage.logSets();
         if (this.isExpendable(peer) && sets.every((set) => canSpare(set, peer, this.stage.peers))) {
           strike(peer);
+          this.addInsult(peer);
           return;
         }
       }
@@ -148,11 +161,23 @@ export class Faults {
     }
   }
 
-  private isExpendable(peer: SimPeer): boolean {
+  /** What was lost on one disk shows when the tail is adopted, best while another that has it is away. */
+  private addInsult(struck: SimPeer): void {
     const { clients, peers } = this.stage;
-    if (this.stopped || !peers.includes(peer)) return false;
-    // A writer at width 1 has nothing to spare, and may not have told the metadata yet.
-    if (clients.some(({ volume }) => volume !== undefined && volume.health.width < 2)) return false;
+    if (!this.random.chance(INSULT_CHANCE)) return;
+    const others = peers.filter((peer) => peer !== struck);
+    if (others.length > 0 && this.random.chance(0.6)) crashForAWhile(this.shared, this.random.pick(others));
+    for (const client of clients) restartClient(this.shared, client);
+  }
+
+  /** A writer at width 1 has nothing to spare, and may not have told the metadata yet. */
+  private get isNarrow(): boolean {
+    return this.stage.clients.some(({ volume }) => volume !== undefined && volume.health.width < 2);
+  }
+
+  private isExpendable(peer: SimPeer): boolean {
+    const { peers } = this.stage;
+    if (this.stopped || !peers.includes(peer) || this.isNarrow) return false;
     return everythingIsElsewhere(peer, peers);
   }
 }

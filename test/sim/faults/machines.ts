@@ -1,22 +1,24 @@
 /** Machines and processes: they crash, at any write, hang, wake up late, and have wrong clocks. */
 import type { SimPeer } from "../actors/peer";
-import type { FaultTools, Kind, Stage } from "./stage";
+import type { SimClient } from "../actors/client";
+import { METADATA } from "../world/metadata";
+import type { FaultTools, Kind } from "./stage";
 
 /** Writes and syncs of a peer until one of them is its last. */
 const OPERATIONS_MAX = 12;
 
+export function crashForAWhile({ random, later, durationMs }: FaultTools, peer: SimPeer): void {
+  peer.crash(random.chance(0.6));
+  later(durationMs(), () => peer.boot());
+}
+
+export function restartClient({ later, durationMs }: FaultTools, client: SimClient): void {
+  client.crash();
+  later(durationMs() / 4, () => client.boot());
+}
+
 export function machineFaults(tools: FaultTools): Kind[] {
   const { stage, random, later, durationMs, log } = tools;
-
-  const crashPeer = (peer: SimPeer): void => {
-    peer.crash(random.chance(0.6));
-    later(durationMs(), () => peer.boot());
-  };
-
-  const restartClient = (client: Stage["clients"][0]): void => {
-    client.crash();
-    later(durationMs() / 4, () => client.boot());
-  };
 
   return [
     {
@@ -25,7 +27,7 @@ export function machineFaults(tools: FaultTools): Kind[] {
         const peer = random.pick(stage.peers);
         if (!peer.alive) return;
         struck();
-        crashPeer(peer);
+        crashForAWhile(tools, peer);
       },
     },
     {
@@ -33,9 +35,13 @@ export function machineFaults(tools: FaultTools): Kind[] {
       inject(struck) {
         const peer = random.pick(stage.peers);
         if (!peer.alive) return;
+        const all = random.chance(0.4);
         peer.disk.interruptAfter(random.between(1, OPERATIONS_MAX), () => {
           struck();
-          crashPeer(peer);
+          for (const each of all ? [...stage.peers] : [peer]) {
+            each.crash(true);
+            later(durationMs(), () => each.boot());
+          }
         });
       },
     },
@@ -45,8 +51,8 @@ export function machineFaults(tools: FaultTools): Kind[] {
         struck();
         log("all peers crash");
         const everything = random.chance(0.3);
-        for (const peer of stage.peers) crashPeer(peer);
-        if (everything) for (const client of stage.clients) restartClient(client);
+        for (const peer of stage.peers) crashForAWhile(tools, peer);
+        if (everything) for (const client of stage.clients) restartClient(tools, client);
       },
     },
     {
@@ -67,7 +73,7 @@ export function machineFaults(tools: FaultTools): Kind[] {
         const client = random.pick(stage.clients);
         if (!client.alive) return;
         struck();
-        restartClient(client);
+        restartClient(tools, client);
       },
     },
     {
@@ -82,6 +88,29 @@ export function machineFaults(tools: FaultTools): Kind[] {
         later(durationMs(), () => {
           log(`${client.name} goes on`);
           process.resume();
+        });
+      },
+    },
+    {
+      // It goes on writing, and its peers hear it, while the metadata does not: somebody else opens meanwhile.
+      name: "writer left behind",
+      inject(struck) {
+        const client = random.pick(stage.clients);
+        if (client.volume === undefined || client.process.paused) return;
+        struck();
+        const { process, name } = client;
+        const stops = random.chance(0.3);
+        const absentMs = stage.leaseTtlMs * (1 + random.fraction()) + 2_000;
+        log(`${name} is left behind for ${absentMs.toFixed(0)} ms${stops ? ", stopped" : ""}`);
+        client.lingers = true;
+        stage.network.block(name, METADATA);
+        stage.network.block(METADATA, name);
+        if (stops) process.pause();
+        later(absentMs, () => process.resume());
+        later(absentMs + 400, () => {
+          client.lingers = false;
+          stage.network.unblock(name, METADATA);
+          stage.network.unblock(METADATA, name);
         });
       },
     },

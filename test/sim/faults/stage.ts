@@ -19,6 +19,7 @@ export interface Stage {
   readonly context: MetaContext;
   readonly snapshots: SimSnapshots;
   readonly volumeName: string;
+  readonly leaseTtlMs: number;
   /** Full size of the volume; it may be smaller at times. */
   readonly volumeBytes: number;
   /** The log sets of all heads. */

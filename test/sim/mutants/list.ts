@@ -1,15 +1,20 @@
 /**
- * Deliberate bugs: one edit each of the production source, at least one for each rule of the design. A simulator
+ * Deliberate bugs: one edit or two of the production source, at least one for each rule of the design. A simulator
  * that does not catch them would not catch a real one either. The text to find must occur exactly once, so that a
  * mutant that no longer fits its source fails loudly instead of testing nothing.
  */
-export interface Mutant {
-  readonly name: string;
-  /** The rule of the design that it breaks. */
-  readonly rule: string;
+export interface Edit {
   readonly file: string;
   readonly find: string;
   readonly replace: string;
+}
+
+export interface Mutant extends Edit {
+  readonly name: string;
+  /** The rule of the design that it breaks. */
+  readonly rule: string;
+  /** Where two places hold a rule, so that one alone would not show. */
+  readonly also?: Edit;
 }
 
 const STORE = "src/engine/store/segment-store.ts";
@@ -275,14 +280,6 @@ export const MUTANTS: readonly Mutant[] = [
     replace: "    for (const volume of volumes.slice(0, 1)) await this.updateVolume(volume, reader);",
   },
   {
-    name: "read heads before listing the own blocks",
-    rule: "R7",
-    file: "src/engine/gc/collector.ts",
-    find: "    const held = await this.list(signal);\n    this.last.listed = held.count;\n    // After the listing, never before (R7).\n    const view = await registry.collectionView();",
-    replace:
-      "    const view = await registry.collectionView();\n    const held = await this.list(signal);\n    this.last.listed = held.count;",
-  },
-  {
     name: "collect the lineage whose map cannot be read",
     rule: "R7",
     file: "src/engine/gc/collector.ts",
@@ -305,13 +302,6 @@ export const MUTANTS: readonly Mutant[] = [
     replace: "",
   },
   {
-    name: "drop under another ring version",
-    rule: "R8",
-    file: "src/engine/peer/peer-service.ts",
-    find: "    if (request.ringVersion === this.#store.ringVersion)",
-    replace: "    if (request.ringVersion >= 0)",
-  },
-  {
     name: "drop without asking the others",
     rule: "R8",
     file: "src/engine/rebalance/batch.ts",
@@ -326,35 +316,11 @@ export const MUTANTS: readonly Mutant[] = [
     replace: "    if (count >= 0) refs.push(block.listing.ref);",
   },
   {
-    name: "fence without ordering against pending puts",
-    rule: "R1",
-    file: STORE,
-    find: "    this.#open.callbacks.push((status) => {\n      if (status !== StorageStatus.ok) return done(status);\n      this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, this.#stateDone(done));\n    });\n    this.#queueCommit();",
-    replace:
-      "    this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, this.#stateDone(done));",
-  },
-  {
     name: "a put that waited is not tested against the fence again",
     rule: "R1",
     file: STORE,
     find: "      if (this.#isFenced(request)) request.done(StorageStatus.fenced);\n      else if (!this.#tryPut(request)) {",
     replace: "      if (!this.#tryPut(request)) {",
-  },
-  {
-    name: "take other bytes under the same name",
-    rule: "R1",
-    file: STORE,
-    find: "      if (this.#index.headerCrcOf(held) !== headerCrcAt(request.buffer, request.offset)) {\n        request.done(StorageStatus.conflict);",
-    replace:
-      "      if (this.#index.headerCrcOf(held) !== headerCrcAt(request.buffer, request.offset)) {\n        request.done(StorageStatus.ok);",
-  },
-  {
-    name: "reuse the space of a deleted block at once",
-    rule: "R7",
-    file: STORE,
-    find: "      this.#index.addFlags(slot, RowFlag.deleted);\n      this.#open.deleted.push(slot);",
-    replace:
-      "      this.#index.addFlags(slot, RowFlag.deleted);\n      if (this.#index.pinsOf(slot) === 0) this.#release(slot);\n      else this.#open.deleted.push(slot);",
   },
   {
     name: "go on after a failed sync",
@@ -369,5 +335,38 @@ export const MUTANTS: readonly Mutant[] = [
     file: SESSION,
     find: '    if (epoch.modRevision !== this.#taken.epochRevision)\n      return { kind: "lost", reason: "the volume was opened or unlocked elsewhere" };\n    if (lock === undefined) return { kind: "missing" };\n    if (decodeLock(lock).token !== this.#taken.lock.token)\n      return { kind: "lost", reason: `the volume is attached by ${decodeLock(lock).holder}` };',
     replace: '    if (lock === undefined) return { kind: "missing" };',
+  },
+  {
+    name: "fence without ordering against pending puts",
+    rule: "R1",
+    file: STORE,
+    find: "    this.#open.callbacks.push((status) => {\n      if (status !== StorageStatus.ok) return done(status);\n      this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, this.#stateDone(done));\n    });\n    this.#queueCommit();",
+    replace:
+      "    this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, this.#stateDone(done));",
+    also: {
+      file: STORE,
+      find: "      const flags = this.#index.flagsOf(slot);\n      tail.push({",
+      replace:
+        "      const flags = this.#index.flagsOf(slot);\n      if ((flags & RowFlag.durable) === 0) return;\n      tail.push({",
+    },
+  },
+  {
+    name: "count a copy that is not durable yet when the tail is adopted",
+    rule: "R3e",
+    file: STORE,
+    find: "(flags & (RowFlag.suspect | RowFlag.durable)) !== RowFlag.durable,",
+    replace: "(flags & RowFlag.suspect) !== 0,",
+  },
+  {
+    name: "drop under another ring version",
+    rule: "R8",
+    file: "src/engine/peer/peer-service.ts",
+    find: "    if (request.ringVersion === this.#store.ringVersion)",
+    replace: "    if (request.ringVersion >= 0)",
+    also: {
+      file: "src/engine/rebalance/batch.ts",
+      find: "    if (reply.peerId !== peer || reply.ringVersion !== ringVersion) return [];",
+      replace: "    if (reply.peerId !== peer) return [];",
+    },
   },
 ];

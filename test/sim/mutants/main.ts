@@ -27,12 +27,14 @@ async function plant(mutant: Mutant): Promise<string> {
   for (const part of ["src", "test/sim", "package.json", "tsconfig.json"])
     await cp(join(ROOT, part), join(folder, part), { recursive: true });
   await symlink(join(ROOT, "node_modules"), join(folder, "node_modules"));
-  const path = join(folder, mutant.file);
-  const source = await Bun.file(path).text();
-  const pieces = source.split(mutant.find);
-  if (pieces.length !== 2)
-    throw new Error(`mutant "${mutant.name}": its text occurs ${pieces.length - 1} times in ${mutant.file}`);
-  await Bun.write(path, pieces.join(mutant.replace));
+  for (const edit of mutant.also === undefined ? [mutant] : [mutant, mutant.also]) {
+    const path = join(folder, edit.file);
+    const source = await Bun.file(path).text();
+    const pieces = source.split(edit.find);
+    if (pieces.length !== 2)
+      throw new Error(`mutant "${mutant.name}": its text occurs ${pieces.length - 1} times in ${edit.file}`);
+    await Bun.write(path, pieces.join(edit.replace));
+  }
   return folder;
 }
 
