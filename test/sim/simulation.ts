@@ -232,12 +232,12 @@ export class Simulation {
     this.until("clients close their volumes", CONVERGE_MS, () => this.clients.every((each) => each.idle));
     this.until("administrators finish", CONVERGE_MS, () => this.faults?.isBusy !== true);
     this.until("peers serve again", CONVERGE_MS, () => this.peers.every((peer) => peer.serving));
+    for (let isDone = false; !isDone; ) isDone = this.await("forget lost peers", () => this.forgetRetired());
     for (const model of this.volumes)
       this.verify({ ...this.clientMachine(), volumes: [model] }, `of ${model.name}`);
     for (const snapshot of this.snapshots.list)
       if (!this.await("read a snapshot", () => this.snapshots.read(snapshot)))
         throw new Violation("liveness", `snapshot ${snapshot.name} cannot be read after all faults ended`);
-    for (let isDone = false; !isDone; ) isDone = this.await("forget lost peers", () => this.forgetRetired());
     this.awaitConvergence();
     this.world.log("world", `done: ${this.model.writeCount} writes, ${this.model.readCount} reads`);
   }
