@@ -326,15 +326,22 @@ export const MUTANTS: readonly Mutant[] = [
     name: "go on after a failed sync",
     rule: "store",
     file: STORE,
-    find: "    if (status !== DiskStatus.ok)\n      return this.#poison(`Cannot sync the store in ${this.#disk.description}: the disk reports an error`);",
-    replace: "",
+    find: "    if (status !== DiskStatus.ok)\n      return this.#poison(`Cannot sync the store in",
+    replace:
+      "    if (status !== DiskStatus.ok && this.#syncsLeft < 0)\n      return this.#poison(`Cannot sync the store in",
   },
   {
     name: "a lock retaken after another opened",
     rule: "R13",
     file: SESSION,
-    find: '    if (epoch.modRevision !== this.#taken.epochRevision)\n      return { kind: "lost", reason: "the volume was opened or unlocked elsewhere" };\n    if (lock === undefined) return { kind: "missing" };\n    if (decodeLock(lock).token !== this.#taken.lock.token)\n      return { kind: "lost", reason: `the volume is attached by ${decodeLock(lock).holder}` };',
-    replace: '    if (lock === undefined) return { kind: "missing" };',
+    find: '    if (epoch.modRevision !== this.#taken.epochRevision)\n      return { kind: "lost", reason: "the volume was opened or unlocked elsewhere" };\n    if (lock === undefined)',
+    replace: "    if (lock === undefined)",
+    also: {
+      file: SESSION,
+      find: '    if (decodeLock(lock).token !== this.#taken.lock.token)\n      return { kind: "lost", reason: `the volume is attached',
+      replace:
+        '    if (decodeLock(lock).token === "")\n      return { kind: "lost", reason: `the volume is attached',
+    },
   },
   {
     name: "fence without ordering against pending puts",
