@@ -7,6 +7,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { torusBinary } from "./binary";
 import { nbdlist, tcpUri, unixUri } from "./clients";
 import { Etcd } from "./etcd";
+import { type Host, httpGet, LOOPBACK } from "./network";
 import { freePort } from "./ports";
 import { type CommandOptions, type CommandResult, type ManagedProcess, waitFor } from "./process";
 import type { Scene } from "./scene";
@@ -46,7 +47,17 @@ export async function certificateFactory(
   };
 }
 
+/** Machines of a cluster that is spread over a network. */
+export interface ClusterHosts {
+  readonly etcd: Host;
+  readonly peers: readonly Host[];
+  /** Where `torus ctl` runs. */
+  readonly admin: Host;
+}
+
 export interface ClusterOptions {
+  /** By default all is on the machine of the test. */
+  readonly hosts?: ClusterHosts;
   /** Tells the clusters of one scene apart. */
   readonly name?: string;
   readonly peerCount: number;
@@ -71,10 +82,11 @@ export class Daemon {
     readonly adminPort: number,
     readonly peerPort: number,
     private readonly flags: readonly string[],
+    private readonly host: Host,
   ) {}
 
   get adminUrl(): string {
-    return `${this.cluster.tls === undefined ? "http" : "https"}://127.0.0.1:${this.adminPort}`;
+    return `${this.cluster.tls === undefined ? "http" : "https"}://${this.host.address}:${this.adminPort}`;
   }
 
   /** A request to the admin server, with the administrator's certificate where there is TLS. */
@@ -109,13 +121,15 @@ export class Daemon {
     const binary = await torusBinary();
     this.process = await this.cluster.scene.start(this.name, [binary, "daemon", ...this.flags], {
       env: this.cluster.environment,
+      host: this.host,
     });
     const started = this.process;
     await waitFor(
       `${this.name} to be ready`,
       async () => {
         if (!started.running) return true;
-        return (await this.ask("/readyz")).ok;
+        if (this.host === LOOPBACK) return (await this.ask("/readyz")).ok;
+        return (await httpGet(this.cluster.scene, this.host, `${this.adminUrl}/readyz`)).status === 200;
       },
       READY_MS_MAX,
     );
@@ -130,6 +144,14 @@ export class Daemon {
     return (await this.process?.stop()) ?? null;
   }
 
+  pause(): void {
+    this.process?.pause();
+  }
+
+  resume(): void {
+    this.process?.resume();
+  }
+
   async restart(): Promise<void> {
     await this.kill();
     await this.start();
@@ -142,6 +164,8 @@ export interface ServeOptions {
   readonly tcpPort?: number;
   /** Instead of the administrator's. */
   readonly certificate?: CertificateFiles;
+  /** The machine it runs on; its unix socket is reached from everywhere. */
+  readonly host?: Host;
 }
 
 /** `torus blk nbdserve`: the client side of a volume, in a process of its own. */
@@ -196,6 +220,14 @@ export class NbdServer {
     return (await this.process?.stop()) ?? null;
   }
 
+  pause(): void {
+    this.process?.pause();
+  }
+
+  resume(): void {
+    this.process?.resume();
+  }
+
   /** Undefined when it serves; what it said when it ended instead. */
   private async tryStart(): Promise<string | undefined> {
     const binary = await torusBinary();
@@ -208,7 +240,10 @@ export class NbdServer {
         ...this.cluster.metaFlagsWith(certificate),
         ...[...flags, ...this.volumes],
       ],
-      { env: this.cluster.environment },
+      {
+        env: this.cluster.environment,
+        ...(this.options.host === undefined ? {} : { host: this.options.host }),
+      },
     );
     this.process = started;
     await waitFor(
@@ -249,7 +284,7 @@ export class Cluster {
 
   /** Daemons that share a real etcd; all have joined and the replication is set when this returns. */
   static async withEtcd(scene: Scene, options: ClusterOptions): Promise<Cluster> {
-    const etcd = await Etcd.start(scene);
+    const etcd = await Etcd.start(scene, "etcd", options.hosts?.etcd);
     const cluster = new Cluster(scene, etcd, options);
     await cluster.ctl("init");
     for (let index = 0; index < options.peerCount; index++) await (await cluster.addDaemon(index)).start();
@@ -286,12 +321,17 @@ export class Cluster {
   }
 
   async torus(args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-    return this.scene.run([await torusBinary(), ...args], { ...options, env: this.environment });
+    return this.scene.run([await torusBinary(), ...args], this.commandOptions(options));
   }
 
   /** A torus command whatever its exit code. */
   async attempt(args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-    return this.scene.attempt([await torusBinary(), ...args], { ...options, env: this.environment });
+    return this.scene.attempt([await torusBinary(), ...args], this.commandOptions(options));
+  }
+
+  private commandOptions(options: CommandOptions): CommandOptions {
+    const host = this.options.hosts?.admin;
+    return { ...options, env: this.environment, ...(host === undefined ? {} : { host }) };
   }
 
   binary(): Promise<string> {
@@ -354,17 +394,19 @@ export class Cluster {
     const name = `${this.options.name === undefined ? "" : `${this.options.name}-`}daemon-${index + 1}`;
     const [adminPort, peerPort] = [await freePort(), await freePort()];
     const dataFolder = this.scene.path(`${name}-data`);
-    const daemon = new Daemon(this, name, dataFolder, adminPort, peerPort, [
+    const host = this.options.hosts?.peers[index] ?? LOOPBACK;
+    const flags = [
       ...["--data-dir", dataFolder],
       ...["--size", this.options.size ?? "2GiB"],
-      ...["--peer-address", `${this.options.scheme ?? "adp"}://127.0.0.1:${peerPort}`],
-      ...["--host", "127.0.0.1", "--port", String(adminPort)],
+      ...["--peer-address", `${this.options.scheme ?? "adp"}://${host.address}:${peerPort}`],
+      ...["--host", host.address, "--port", String(adminPort)],
       ...(this.etcd === undefined ? [] : ["--meta", this.etcd.metaUrl]),
       ...(this.etcd === undefined || own.join === false ? [] : ["--auto-join"]),
       ...(this.tls === undefined ? [] : certificateFlags(this.tls.daemon)),
       ...(this.options.daemonFlags ?? []),
       ...(own.flags ?? []),
-    ]);
+    ];
+    const daemon = new Daemon(this, name, dataFolder, adminPort, peerPort, flags, host);
     this.daemons.push(daemon);
     return daemon;
   }

@@ -1,3 +1,4 @@
+export { Intruders } from "./intruder";
 export { torusBinary } from "./binary";
 export { writeRandomFile } from "./client-suite";
 export {
@@ -25,9 +26,12 @@ export {
   type PeerScheme,
 } from "./cluster";
 export { makeNbdCertificates, nbdServerFlags } from "./nbd-certificates";
+export { type Host, LOOPBACK, Network, networkObstacle } from "./network";
 export { freePort } from "./ports";
 export { type CommandResult, waitFor } from "./process";
+export { History } from "./history";
+export { planRounds, type Rounds } from "./rounds";
 export { openScene, Scene } from "./scene";
 export { Terminal } from "./terminal";
 export { bytesReceivedAt } from "./traffic";
-export { checkStamps, startStampWriter, verifyStamps } from "./stamps";
+export { checkStamps, startStampWriter, type StampWriter, verifyStamps } from "./stamps";

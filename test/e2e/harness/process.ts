@@ -60,6 +60,16 @@ export class ManagedProcess {
     return readFileSync(this.logPath).subarray(this.logStartBytes).toString();
   }
 
+  /** Takes the process off the processor, as a suspended machine is; everything of it stays. */
+  pause(): void {
+    this.child.kill("SIGSTOP");
+  }
+
+  /** Lets a paused process go on where it was. */
+  resume(): void {
+    this.child.kill("SIGCONT");
+  }
+
   /** Sends a signal and waits for the end. Does nothing when it has ended already. */
   async end(signal: NodeJS.Signals): Promise<number | null> {
     if (this.running) this.child.kill(signal);
@@ -91,6 +101,8 @@ export class ManagedProcess {
 }
 
 export interface CommandOptions {
+  /** Where it runs; by default on the machine of the test. */
+  readonly host?: { readonly enter: readonly string[] };
   readonly cwd?: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly timeMsMax?: number;

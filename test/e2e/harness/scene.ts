@@ -39,11 +39,11 @@ export class Scene {
   async start(
     name: string,
     command: readonly string[],
-    options: { cwd?: string; env?: Record<string, string> } = {},
+    options: { cwd?: string; env?: Record<string, string>; host?: CommandOptions["host"] } = {},
   ): Promise<ManagedProcess> {
     const managed = new ManagedProcess({
       name,
-      command: [...(await this.inNetwork()), ...command],
+      command: [...(options.host?.enter ?? (await this.inNetwork())), ...command],
       logPath: this.path(`${name}.log`),
       cwd: options.cwd ?? this.folder,
       ...(options.env === undefined ? {} : { env: options.env }),
@@ -52,14 +52,20 @@ export class Scene {
     return managed;
   }
 
-  /** Runs a command that must succeed, in the scene's folder and network. */
+  /** Runs a command that must succeed, in the scene's folder and network, or on a host. */
   async run(command: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-    return run([...(await this.inNetwork()), ...command], { cwd: this.folder, ...options });
+    return run([...(options.host?.enter ?? (await this.inNetwork())), ...command], {
+      cwd: this.folder,
+      ...options,
+    });
   }
 
   /** Runs a command to its end, whatever its exit code. */
   async attempt(command: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-    return attempt([...(await this.inNetwork()), ...command], { cwd: this.folder, ...options });
+    return attempt([...(options.host?.enter ?? (await this.inNetwork())), ...command], {
+      cwd: this.folder,
+      ...options,
+    });
   }
 
   /** Registers what must be undone before processes end (an unmount, say); the last is undone first. */
