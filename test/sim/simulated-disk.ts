@@ -198,6 +198,13 @@ export class SimulatedDisk {
     this.#files.delete(name);
   }
 
+  /** Cuts a file off, as a bad repair of a file system does. */
+  truncate(name: string, sizeBytes: number): void {
+    const bytes = this.#file(name).durable.slice(0, sizeBytes);
+    this.#files.set(name, new MediaFile(name, sizeBytes));
+    this.corrupt(name, 0, (file) => file.set(bytes));
+  }
+
   // For AttachedDisk.
 
   list(): DiskEntry[] {

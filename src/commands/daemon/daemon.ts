@@ -208,8 +208,13 @@ export class Daemon {
       peerId,
       blockSizeBytes: settings.blockSizeBytes,
       listen: isAdp && tls === undefined ? [listen] : [],
-      acceptLoss: false,
+      acceptLoss: options.acceptLoss,
     });
+    if (opened.acceptedDamage.length > 0)
+      logger.log(
+        "warn",
+        `Went on with what is intact, as a new disk (incarnation ${opened.incarnation}): ${opened.acceptedDamage.join("; ")}; the other peers fill in what is missing`,
+      );
     if (tls !== undefined)
       this.#peerGate = openPeerGate({
         protocol: isAdp ? "adp" : "http",

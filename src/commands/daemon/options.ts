@@ -44,6 +44,10 @@ export const daemonArgs = {
     valueHint: "DEV",
   },
   "force-format": { type: "boolean", description: "Take a block device that holds something else" },
+  "accept-loss": {
+    type: "boolean",
+    description: "Open a damaged store with what is intact, as a new disk; the others fill it again",
+  },
   nbd: {
     type: "string",
     description: "Export every volume over NBD: HOST:PORT or unix:PATH",
@@ -91,6 +95,7 @@ export interface DaemonOptions {
   readonly weight: number | undefined;
   readonly blockDevice: string | undefined;
   readonly forceFormat: boolean;
+  readonly acceptLoss: boolean;
   readonly nbd: string | undefined;
   readonly tls: { readonly certFile: string; readonly keyFile: string; readonly caFile: string } | undefined;
   readonly scrubIntervalMs: number;
@@ -123,6 +128,11 @@ export async function readDaemonConfig(path: string): Promise<DaemonFlags> {
     throw new CommandError("config", `Cannot use ${path}: it must hold names and values`);
   const flags: Record<string, string | boolean> = {};
   for (const [name, given] of Object.entries(value)) {
+    if (name === "accept-loss")
+      throw new CommandError(
+        "config",
+        `Cannot use "accept-loss" in ${path}: give it as a flag, for one start, to a daemon that says its store is damaged`,
+      );
     if (!(name in daemonArgs) || name === "config")
       throw new CommandError("config", `Unknown name "${name}" in ${path}: see torus daemon --help`);
     if (typeof given !== "string" && typeof given !== "boolean" && typeof given !== "number")
@@ -202,6 +212,7 @@ export async function parseDaemonOptions(flags: DaemonFlags): Promise<DaemonOpti
     weight: text("weight") === undefined ? undefined : parseWeight(text("weight") ?? ""),
     blockDevice: text("block-device"),
     forceFormat: on("force-format"),
+    acceptLoss: on("accept-loss"),
     nbd: text("nbd"),
     tls: parseTls(text),
     scrubIntervalMs: parseDuration(text("scrub-interval") ?? "7d"),

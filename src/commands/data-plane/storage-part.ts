@@ -89,7 +89,7 @@ export class StoragePart {
     try {
       const addresses = config.listen.map((address) => server.listen(address).address);
       const { capacityBytes, usedBytes } = store.statistics();
-      const { incarnation, bootCount } = store;
+      const { incarnation, bootCount, acceptedDamage } = store;
       const guard = new AccessGuard({
         clock: loop,
         decide: options.decideAccess,
@@ -104,6 +104,7 @@ export class StoragePart {
         capacityBytes,
         usedBytes,
         addresses,
+        acceptedDamage,
       });
     } catch (error) {
       await store.close();

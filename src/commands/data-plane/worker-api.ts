@@ -40,6 +40,8 @@ export interface StorageOpened {
   readonly usedBytes: number;
   /** Where each of `listen` really listens. */
   readonly addresses: readonly string[];
+  /** What was wrong with the store, when its loss was accepted. */
+  readonly acceptedDamage: readonly string[];
 }
 
 export interface RegistryConfig {

@@ -34,6 +34,7 @@ import {
   RECORD_BYTES,
   RECORDS_PER_PAGE,
   SEGMENT_BYTES_DEFAULT,
+  SEGMENT_BYTES_MIN,
   segmentFileName,
   segmentOfFileName,
   segmentPlan,
@@ -166,6 +167,7 @@ class Opening {
       segments: this.#segments,
       rows,
       suspectCount,
+      acceptedDamage: this.#problems,
       plan,
       clock,
       turns,
@@ -326,11 +328,17 @@ class Opening {
   #replaceSegment(number: number, state: StateLog, context: StoreContext): Segment {
     this.#refuseDamage();
     const name = segmentFileName(number);
-    const existing = this.#disk.list().find((entry) => entry.name === name);
-    if (existing !== undefined) this.#disk.remove(name);
-    const lengthBytes = existing?.sizeBytes ?? state.identity.segmentBytes;
+    if (this.#disk.list().some((entry) => entry.name === name)) this.#disk.remove(name);
+    const lengthBytes = this.#lengthLeft(state.identity.segmentBytes);
     const file = createSegmentFile(this.#disk, number, lengthBytes, context.unitBytes);
     return new Segment(number, file, context);
+  }
+
+  /** The length of a segment that the other files leave room for: what is left of a damaged one says nothing. */
+  #lengthLeft(segmentBytes: number): number {
+    const usedBytes = this.#disk.list().reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+    const leftBytes = Math.min(segmentBytes, this.#options.sizeBytes - usedBytes);
+    return Math.max(SEGMENT_BYTES_MIN, leftBytes - (leftBytes % METADATA_PAGE_BYTES));
   }
 
   #refuseDamage(): void {
@@ -370,6 +378,20 @@ class Opening {
       if (written !== DiskStatus.ok) throw this.#failure(`write the superblock of ${segment.file.name}`);
       await this.#synced(segment.file, "superblock.sync");
       segment.generation = run.generation;
+      this.#wipeJournal(segment);
+      await this.#synced(segment.file, "segment.sync");
+    }
+  }
+
+  /** The checkpoint has all that was intact: what was damaged must not be taken for new damage later. */
+  #wipeJournal(segment: Segment): void {
+    const { journalOffset, journalSlots } = segment.geometry;
+    const endOffset = journalOffset + journalSlots * RECORD_BYTES;
+    this.#scratch.bytes.fill(0);
+    for (let offset = journalOffset; offset < endOffset; offset += REPLAY_READ_BYTES) {
+      const lengthBytes = Math.min(REPLAY_READ_BYTES, endOffset - offset);
+      if (segment.file.write("journal.write", offset, this.#scratch, 0, lengthBytes) !== DiskStatus.ok)
+        throw this.#failure(`write the journal of ${segment.file.name}`);
     }
   }
 

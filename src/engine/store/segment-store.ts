@@ -76,6 +76,8 @@ export interface SegmentStoreParts {
   readonly segments: Segment[];
   readonly rows: RowBytes;
   readonly suspectCount: number;
+  /** What was wrong, when the loss was accepted. */
+  readonly acceptedDamage: readonly string[];
   /** Lengths of all segments the store may come to have. */
   readonly plan: readonly number[];
   readonly clock: Clock;
@@ -124,6 +126,8 @@ const SLOT_COUNT_OFFSET = 60;
 export class SegmentStore implements BlockStore {
   readonly clusterId: ClusterId;
   readonly peerId: PeerId;
+  /** What was wrong when it was opened, the loss being accepted. */
+  readonly acceptedDamage: readonly string[];
   poisonReason: string | undefined;
   #isClosing = false;
 
@@ -194,6 +198,7 @@ export class SegmentStore implements BlockStore {
     this.#onPoison = parts.onPoison;
     this.clusterId = parts.context.clusterId;
     this.peerId = parts.context.peerId;
+    this.acceptedDamage = parts.acceptedDamage;
     this.#rows = parts.rows;
     this.#suspectCount = parts.suspectCount;
     this.#lending = new Lending(parts.context.allocate, this.#unpin);

@@ -117,12 +117,17 @@ export class Daemon {
     return this.process?.running ?? false;
   }
 
-  async start(): Promise<void> {
+  /** `onceFlags` hold for this start only. */
+  async start(onceFlags: readonly string[] = []): Promise<void> {
     const binary = await torusBinary();
-    this.process = await this.cluster.scene.start(this.name, [binary, "daemon", ...this.flags], {
-      env: this.cluster.environment,
-      host: this.host,
-    });
+    this.process = await this.cluster.scene.start(
+      this.name,
+      [binary, "daemon", ...this.flags, ...onceFlags],
+      {
+        env: this.cluster.environment,
+        host: this.host,
+      },
+    );
     const started = this.process;
     await waitFor(
       `${this.name} to be ready`,

@@ -290,6 +290,26 @@ describe("SegmentStore and its records", () => {
     for (const block of blocks) expect(read(bench.store, block.ref, 0, 2).bytes).toEqual(payloadOf(block));
   });
 
+  test("with the loss accepted once, it opens as ever from then on, however soon it is restarted", async () => {
+    for (const record of [1, 6, 9, 40]) {
+      const bench = await fresh();
+      const blocks = bench.putMany(10);
+      bench.disk.kill();
+      bench.disk.corrupt("blocks-00000", JOURNAL_OFFSET + record * 64, (bytes) => bytes.fill(0x5a, 0, 128));
+      await bench.open({ acceptLoss: true });
+      expect(bench.store.acceptedDamage).toHaveLength(1);
+      const { incarnation } = bench.store;
+      for (let life = 0; life < 3; life += 1) {
+        await bench.restart();
+        expect(bench.store.acceptedDamage).toEqual([]);
+        expect(bench.store.incarnation).toBe(incarnation);
+      }
+      for (const block of blocks) expect(bench.put(block)).toBe(StorageStatus.ok);
+      await bench.restart();
+      for (const block of blocks) expect(read(bench.store, block.ref, 0, 2).bytes).toEqual(payloadOf(block));
+    }
+  });
+
   test("a deleted segment file refuses; accepted, the other segments' blocks remain", async () => {
     const bench = await fresh();
     const blocks = bench.putMany(90);
@@ -309,6 +329,31 @@ describe("SegmentStore and its records", () => {
     for (const block of blocks) expect(bench.put(block)).toBe(StorageStatus.ok);
     await bench.restart();
     expect(bench.store.statistics().blockCount).toBe(90);
+  });
+
+  test("a file that was cut off, or is gone, is made anew in the size there is for it", async () => {
+    const sizeBytes = 500 * 1024;
+    const damages: ((bench: Bench) => void)[] = [
+      (bench) => bench.disk.deleteFile("blocks-00000"),
+      ...[0, 512, 5_000, JOURNAL_OFFSET + 100, DATA_OFFSET + 4_096].map(
+        (length) => (bench: Bench) => bench.disk.truncate("blocks-00000", length),
+      ),
+    ];
+    for (const damage of damages) {
+      const bench = new Bench();
+      await bench.open({ sizeBytes });
+      const blocks = bench.putMany(10);
+      const { capacityBytes } = bench.store.statistics();
+      bench.disk.kill();
+      damage(bench);
+      expect((await bench.openError({ sizeBytes })).message).toContain("blocks-00000");
+      await bench.open({ sizeBytes, acceptLoss: true });
+      expect(bench.store.statistics().capacityBytes).toBe(capacityBytes);
+      for (const block of blocks) expect(bench.put(block)).toBe(StorageStatus.ok);
+      bench.disk.kill();
+      await bench.open({ sizeBytes });
+      for (const block of blocks) expect(read(bench.store, block.ref, 0, 2).bytes).toEqual(payloadOf(block));
+    }
   });
 
   test("a missing state file refuses; accepted, it takes a new incarnation, its blocks and no fences", async () => {
@@ -400,6 +445,7 @@ describe("SegmentStore and its records", () => {
           expect((still as StoreError).code).toBe("damaged");
           continue;
         }
+        await bench.restart();
       }
       for (const block of blocks) {
         const answer = read(bench.store, block.ref, 0, 1);
