@@ -10,7 +10,15 @@ import { join } from "node:path";
 const AT_ONCE = 2;
 const TEST_TIMEOUT_MS = 600_000;
 /** The longest first, so that none of them is left alone at the end. */
-const LONGEST_FIRST = ["three-nodes", "volume-life-snapshots", "volume-life-backup", "everything-killed"];
+const LONGEST_FIRST = [
+  "three-nodes",
+  "volume-life-snapshots",
+  "volume-life-backup",
+  "crash-disks",
+  "crash-kills",
+  "crash-pauses",
+  "crash-etcd",
+];
 
 /**
  * Run only when named: whether every copy has converged within its wait still depends on the machine's load, and a

@@ -156,7 +156,7 @@ async function round(stage: Stage, kind: Kind): Promise<void> {
 scene.test(
   "what was flushed survives kills of every kind, whole and in order",
   async () => {
-    const { chance, kinds } = planRounds("crash-kills", KINDS, 6);
+    const { chance, kinds } = planRounds("crash-kills", KINDS, KINDS.length);
     const cluster = await Cluster.withEtcd(scene, { peerCount: 3, replication: 2, size: "1GiB" });
     const clients: Client[] = [];
     for (const volume of ["one", "two"]) {

@@ -31,6 +31,8 @@ export interface VolumeOptions {
   readonly fenceDeadlineMs: number;
   /** How long a read waits for the lease to be renewed before it fails (R13). */
   readonly leaseStallMs: number;
+  /** How long a request goes on asking for what it must read while some peer that may have it does not answer. */
+  readonly unansweredReadMs: number;
   /** How far ahead of a sequential reader pages are fetched; 0 turns it off. */
   readonly readAheadBytes: number;
   /** Cleaning copies at most this much a second; 0 turns it off. */
@@ -58,7 +60,8 @@ export const VOLUME_DEFAULTS: VolumeOptions = {
   followAfterMs: 5_000,
   followRingAfterMs: 1_000,
   fenceDeadlineMs: 5_000,
-  leaseStallMs: 20_000,
+  leaseStallMs: 600_000,
+  unansweredReadMs: 120_000,
   readAheadBytes: MIB,
   cleanBytesPerSecond: 64 * MIB,
   cleanAboveRatio: 1.6,

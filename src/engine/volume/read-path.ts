@@ -1,8 +1,8 @@
 /**
  * Serving reads: each page from the newest place that has it (open block, sealed blocks in memory, cache, peers),
  * adjoining slots of a block in one request straight into the caller's memory. A range that no peer gives is
- * looked up again, because cleaning may have moved it, once more after a pause in which ring and peers may have
- * become current, and then fails: never zeroes for what was written.
+ * looked up again, because cleaning may have moved it, asked for again after a pause (`Patience`), and then fails:
+ * never zeroes for what was written.
  *
  * An answer is given only while the lease holds (rule R13): the check stands where the answer leaves.
  */
@@ -14,6 +14,7 @@ import type { BlockRead, BlockReader } from "./block-reader";
 import type { LogWriter } from "./log-writer";
 import type { PageCache } from "./page-cache";
 import { HOLE_LOCATION, NOT_IN_OVERLAY } from "./page-overlay";
+import { Patience, ROUND_PAUSE_MS } from "./patience";
 import type { ObserveLatency, VolumeStatistics } from "./statistics";
 
 /**
@@ -23,11 +24,6 @@ import type { ObserveLatency, VolumeStatistics } from "./statistics";
 const CACHED_REQUEST_BYTES_MAX = 256 * 1024;
 /** Pages of one request to a peer. */
 const RUN_PAGES_MAX = 256;
-/** Rounds over all peers before a range fails, and the pause before each further one. */
-const ROUND_COUNT_MAX = 3;
-/** While some peer does not answer it may only be slow, or about to return: an error would be for good. */
-const UNANSWERED_ROUND_COUNT_MAX = 30;
-const ROUND_PAUSE_MS = 300;
 const LEASE_POLL_MS = 50;
 const POOL_MAX = 1024;
 
@@ -53,6 +49,7 @@ export interface ReadPathPorts {
 
 export interface ReadPathOptions {
   readonly leaseStallMs: number;
+  readonly unansweredReadMs: number;
   readonly readAheadBytes: number;
 }
 
@@ -65,8 +62,7 @@ class ReadRequest {
   /** Pieces under way, and one for the dispatch itself. */
   pending = 0;
   status: ReadStatus = ReadStatus.ok;
-  round = 0;
-  roundMs = 0;
+  readonly patience = new Patience();
   startMs = 0;
   leaseWaitUntilMs = 0;
   /** Where dispatch goes on after map nodes were loaded. */
@@ -124,7 +120,7 @@ export class ReadPath {
     request.done = done;
     request.pending = 1;
     request.status = ReadStatus.ok;
-    request.round = 0;
+    request.patience.reset();
     request.leaseWaitUntilMs = 0;
     request.nextPage = Math.floor(offsetBytes / PAGE_BYTES);
     if (this.#ports.observe) request.startMs = this.#ports.clock.nowMs();
@@ -159,14 +155,17 @@ export class ReadPath {
   #onLoaded(request: ReadRequest, status: StorageStatus): void {
     if (this.#stopped) request.status = ReadStatus.stopped;
     else if (status !== StorageStatus.ok) {
-      request.round++;
-      if (request.round < ROUND_COUNT_MAX) {
+      if (this.#goesOn(request, status)) {
         this.#ports.clock.schedule(ROUND_PAUSE_MS, () => this.#dispatch(request));
         return;
       }
       request.status = ReadStatus.ioError;
     } else return this.#dispatch(request);
     this.#pieceEnded(request);
+  }
+
+  #goesOn(request: ReadRequest, failure: StorageStatus): boolean {
+    return request.patience.goesOn(failure, this.#ports.clock.nowMs(), this.#options.unansweredReadMs);
   }
 
   #locate(page: number): number {
@@ -309,28 +308,28 @@ export class ReadPath {
     this.#pieces.push(piece);
     if (this.#stopped) request.status = ReadStatus.stopped;
     if (request.status !== ReadStatus.ok) return this.#pieceEnded(request);
-    const again = (): void => {
-      const reload = (status: StorageStatus): void => {
-        if (this.#stopped) request.status = ReadStatus.stopped;
-        else if (status !== StorageStatus.ok) request.status = ReadStatus.ioError;
-        else this.#readPages(request, firstPage, firstPage + pageCount);
-        this.#pieceEnded(request);
-      };
-      if (this.#ports.map.ensureLoaded(firstPage, pageCount, reload)) reload(StorageStatus.ok);
-    };
     const moved = this.#hasMoved(firstPage, pageCount, location);
-    const nowMs = this.#ports.clock.nowMs();
-    // Pieces that fail together make one round.
-    if (!moved && (request.round === 0 || nowMs - request.roundMs >= ROUND_PAUSE_MS)) {
-      request.round++;
-      request.roundMs = nowMs;
-    }
-    const isUnanswered = failure === StorageStatus.unreachable;
-    if (request.round >= (isUnanswered ? UNANSWERED_ROUND_COUNT_MAX : ROUND_COUNT_MAX)) {
+    if (!moved && !this.#goesOn(request, failure)) {
       request.status = ReadStatus.ioError;
       return this.#pieceEnded(request);
     }
-    this.#ports.clock.schedule(moved ? 0 : ROUND_PAUSE_MS, again);
+    this.#ports.clock.schedule(moved ? 0 : ROUND_PAUSE_MS, () =>
+      this.#readAgain(request, firstPage, pageCount),
+    );
+  }
+
+  /** Looks pages up again, loading the map if it must, and reads them from where they are now. */
+  #readAgain(request: ReadRequest, firstPage: number, pageCount: number): void {
+    const loaded = (status: StorageStatus): void => {
+      if (this.#stopped) request.status = ReadStatus.stopped;
+      else if (status === StorageStatus.ok) this.#readPages(request, firstPage, firstPage + pageCount);
+      else if (this.#goesOn(request, status)) {
+        this.#ports.clock.schedule(ROUND_PAUSE_MS, () => this.#readAgain(request, firstPage, pageCount));
+        return;
+      } else request.status = ReadStatus.ioError;
+      this.#pieceEnded(request);
+    };
+    if (this.#ports.map.ensureLoaded(firstPage, pageCount, loaded)) loaded(StorageStatus.ok);
   }
 
   #hasMoved(firstPage: number, pageCount: number, location: number): boolean {

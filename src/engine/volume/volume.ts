@@ -102,6 +102,7 @@ export class Volume implements DistributorListener {
     );
     core.checkpointer.log = this.#log;
     this.#writes = new WritePath({
+      unansweredReadMs: options.unansweredReadMs,
       clock,
       allocate,
       map,

@@ -13,12 +13,10 @@ import type { BlockRead, BlockReader } from "./block-reader";
 import type { LogWriter } from "./log-writer";
 import type { PageCache } from "./page-cache";
 import { HOLE_LOCATION, NOT_IN_OVERLAY } from "./page-overlay";
+import { Patience, ROUND_PAUSE_MS } from "./patience";
 import type { ObserveLatency, VolumeStatistics } from "./statistics";
 
 const POOL_MAX = 1024;
-const RETRY_MS = 200;
-/** Failed reads of one page in a row before the write that needs it fails. */
-const READ_RETRIES_MAX = 5;
 /**
  * After this many flushes in a row that each followed a single write, the next single write is sealed at once instead
  * of at its flush: the peers work while the client still asks for it. A second write before the flush ends that, so
@@ -32,6 +30,8 @@ export type WriteStatus = (typeof WriteStatus)[keyof typeof WriteStatus];
 export type WriteDone = (status: WriteStatus) => void;
 
 export interface WritePathPorts {
+  /** See VolumeOptions. */
+  readonly unansweredReadMs: number;
   readonly clock: Clock;
   readonly allocate: AllocateBuffer;
   readonly map: PageMap;
@@ -53,7 +53,7 @@ class WriteRequest {
   forceUnitAccess = false;
   done: WriteDone | undefined;
   startMs = 0;
-  retries = 0;
+  readonly patience = new Patience();
   /** The page being read for a merge: where it was when the read began. */
   mergeLocation = 0;
   scratch: NativeBuffer | undefined;
@@ -108,7 +108,7 @@ export class WritePath {
     request.sourceOffset = sourceOffset;
     request.forceUnitAccess = forceUnitAccess;
     request.done = done;
-    request.retries = 0;
+    request.patience.reset();
     if (this.#ports.observe) request.startMs = this.#ports.clock.nowMs();
     this.#active++;
     if (this.#mustQueue(source !== undefined) || !this.#work(request)) this.#waiting.push(request);
@@ -327,12 +327,13 @@ export class WritePath {
   #onRead(request: WriteRequest, status: StorageStatus): void {
     if (this.#stopped) return this.#finish(request, WriteStatus.stopped);
     if (status !== StorageStatus.ok) {
-      request.retries++;
-      if (request.retries > READ_RETRIES_MAX) return this.#finish(request, WriteStatus.ioError);
-      this.#ports.clock.schedule(RETRY_MS, () => this.#goOn(request));
+      const { clock, unansweredReadMs } = this.#ports;
+      if (!request.patience.goesOn(status, clock.nowMs(), unansweredReadMs))
+        return this.#finish(request, WriteStatus.ioError);
+      clock.schedule(ROUND_PAUSE_MS, () => this.#goOn(request));
       return;
     }
-    request.retries = 0;
+    request.patience.reset();
     this.#goOn(request);
   }
 

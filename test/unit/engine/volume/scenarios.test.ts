@@ -316,6 +316,57 @@ describe("opening", () => {
   });
 });
 
+describe("peers that all are away", () => {
+  test("what must be read waits for them, of data and of the map, for reads and for writes of part of a page", async () => {
+    const { cluster, volume } = await start();
+    await cluster.run(write(volume, 0, filled(MIB, 5), true));
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+    const client = await cluster.client();
+    const opened = await cluster.run(client.open("db"));
+    for (const silent of [true, false]) {
+      for (const peer of cluster.peers) {
+        peer.silent = silent;
+        peer.down = !silent;
+      }
+      const value = silent ? 6 : 7;
+      const requests = Promise.all([
+        read(opened, 8192, 8192),
+        write(opened, 65_536 + 100, filled(100, value)),
+        trim(opened, 131_072 + 4_000, 200),
+      ]);
+      expect(await cluster.run(Promise.race([requests, cluster.pass(60_000)]))).toBeUndefined();
+      for (const peer of cluster.peers) {
+        peer.silent = false;
+        peer.down = false;
+      }
+      const [bytes, ...statuses] = await cluster.run(requests);
+      expect(bytes).toEqual(filled(8192, 5));
+      expect(statuses).toEqual([0, 0]);
+      const page = filled(4096, 5);
+      page.fill(value, 100, 200);
+      expect(await cluster.run(read(opened, 65_536, 4096))).toEqual(page);
+      // The next turn begins without anything in memory.
+      expect((await cluster.run(opened.checkpoint())).kind).toBe("committed");
+    }
+    expect((await cluster.run(opened.close())).clean).toBe(true);
+  });
+
+  test("in the end what must be read is an error", async () => {
+    const { cluster, volume } = await start();
+    await cluster.run(write(volume, 0, filled(MIB, 5), true));
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+    const client = await cluster.client();
+    const opened = await cluster.run(client.open("db"));
+    const startMs = cluster.clock.nowMs();
+    for (const peer of cluster.peers) peer.down = true;
+    const failed = read(opened, 0, 4096).catch((error: Error) => error.message);
+    expect(await cluster.run(failed)).toContain("ended with 1");
+    expect(await cluster.run(write(opened, 8192, filled(100, 1)))).toBe(1);
+    expect(cluster.clock.nowMs() - startMs).toBeGreaterThanOrEqual(240_000);
+    client.crash();
+  });
+});
+
 describe("leases and metadata", () => {
   test("no read is answered past the deadline; writes go on through an outage; reads return with it", async () => {
     const { cluster, client, volume } = await start();
