@@ -26,7 +26,7 @@ export {
   type PeerScheme,
 } from "./cluster";
 export { makeNbdCertificates, nbdServerFlags } from "./nbd-certificates";
-export { type Host, LOOPBACK, Network, networkObstacle } from "./network";
+export { type Host, Network, networkObstacle } from "./network";
 export { freePort } from "./ports";
 export { type CommandResult, waitFor } from "./process";
 export { History } from "./history";
