@@ -34,7 +34,6 @@ let intruderCount = 0;
 
 export class Intruders {
   private constructor(
-    private readonly scene: Scene,
     private readonly goFile: string,
     private readonly processes: readonly ManagedProcess[],
   ) {}
@@ -54,7 +53,7 @@ export class Intruders {
     }
     for (const one of processes)
       await waitFor(`${one.name} to be connected`, () => one.output().includes("connected"));
-    return new Intruders(scene, goFile, processes);
+    return new Intruders(goFile, processes);
   }
 
   /** All ask now; the requests have left when this returns. */
