@@ -278,7 +278,7 @@ class DeviceDisk implements Disk {
       if (this.#bounce.bytes.subarray(0, FOREIGN_BYTES).every((byte) => byte === 0)) continue;
       throw new DiskError(
         "disk-foreign",
-        `Cannot use ${this.description}: it holds ${offset === 0 ? signatureOf(this.#bounce.bytes) : "data of something else"}; give another device, or have it overwritten on purpose`,
+        `Cannot use ${this.description}: it holds ${offset === 0 ? signatureOf(this.#bounce.bytes) : "data of something else"}; give another device, or lose what it holds with --force-format`,
       );
     }
   }

@@ -56,12 +56,14 @@ function legend(): string {
     ["after", "after, kept"],
     ["received", "after, received"],
   ] as const;
-  return items
-    .map(([name, label], index) => {
-      const x = MARGIN + NAME_WIDTH + index * 130;
-      return `<rect class="${name}" x="${x}" y="66" width="12" height="12"/>${text(x + 18, 76, label, "small")}`;
-    })
-    .join("");
+  const place = (index: number) => MARGIN + NAME_WIDTH + index * 130;
+  const marks = items.map(([name, label], index) => {
+    const x = place(index);
+    return `<rect class="${name}" x="${x}" y="66" width="12" height="12"/>${text(x + 18, 76, label, "small")}`;
+  });
+  const x = place(items.length);
+  const tick = `<line class="ideal" x1="${x + 6}" y1="65" x2="${x + 6}" y2="79"/>`;
+  return [...marks, tick, text(x + 18, 76, "its share", "small")].join("");
 }
 
 function renderRow(row: PeerReport, top: number, scale: number, si: boolean): string {

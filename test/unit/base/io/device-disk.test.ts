@@ -105,7 +105,7 @@ describe("DeviceDisk", () => {
       image.set(bytes, offset);
       writeFileSync(path, image);
       expect(problemOf(() => openDevice(path))).toBe(
-        `disk-foreign: Cannot use ${path}: it holds ${name}; give another device, or have it overwritten on purpose`,
+        `disk-foreign: Cannot use ${path}: it holds ${name}; give another device, or lose what it holds with --force-format`,
       );
       const taken = openDevice(path, { overwriteForeign: true });
       expect(taken.list()).toEqual([]);
