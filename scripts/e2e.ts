@@ -2,7 +2,7 @@
  * Runs the end-to-end tests, each file in a process of its own, two at a time: most of their time is waiting for
  * leases, restarts and disks. The output of a file is printed whole when it ends.
  *
- *   bun scripts/e2e.ts [WORD...]    only the files whose names hold one of the words (placement: only so)
+ *   bun scripts/e2e.ts [WORD...]    only the files whose names hold one of the words
  */
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -12,6 +12,7 @@ const TEST_TIMEOUT_MS = 600_000;
 /** The longest first, so that none of them is left alone at the end. */
 const LONGEST_FIRST = [
   "three-nodes",
+  "placement",
   "volume-life-snapshots",
   "volume-life-backup",
   "crash-disks",
@@ -19,12 +20,6 @@ const LONGEST_FIRST = [
   "crash-pauses",
   "crash-etcd",
 ];
-
-/**
- * Run only when named: whether every copy has converged within its wait still depends on the machine's load, and a
- * check that is red now and then hides others. They come back when convergence is fast enough to be held to.
- */
-const ONLY_WHEN_NAMED = ["placement"];
 
 const root = join(import.meta.dir, "..");
 const words = process.argv.slice(2);
@@ -36,11 +31,7 @@ function rank(file: string): number {
 
 const files = readdirSync(join(root, "test/e2e"))
   .filter((file) => file.endsWith(".test.ts"))
-  .filter((file) =>
-    words.length === 0
-      ? !ONLY_WHEN_NAMED.some((name) => file.startsWith(name))
-      : words.some((word) => file.includes(word)),
-  )
+  .filter((file) => words.length === 0 || words.some((word) => file.includes(word)))
   .toSorted((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1));
 
 if (files.length === 0) {

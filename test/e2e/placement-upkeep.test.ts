@@ -11,6 +11,8 @@ const scene = openScene("placement-upkeep");
 const MEBIBYTE = 1024 * 1024;
 const VOLUME_MEBIBYTES = 32;
 const LOOK_MS = 500;
+/** Promised for an idle cluster. */
+const SPACE_BACK_MS_MAX = 60_000;
 
 interface ScrubStatus {
   readonly paused: boolean;
@@ -172,6 +174,28 @@ scene.test(
     await looks("all blocks to be where they belong", async () => (await rebalance()).settled && converged());
   },
   300_000,
+);
+
+scene.test(
+  "the space of a deleted snapshot comes back within a minute",
+  async () => {
+    const usedBefore = await cluster.usedBytes();
+    await cluster.ctl("block", "snapshot", "create", "disk@old");
+    await server.start();
+    expect(await nbdsh(scene, server.uri("disk"), FILL)).toContain("filled");
+    expect(await server.stop()).toBe(0);
+    await looks("the snapshot to hold space", async () => (await cluster.usedBytes()) > 1.8 * usedBefore);
+    await cluster.ctl("block", "snapshot", "delete", "disk@old");
+    await looks(
+      "its space to come back",
+      async () => (await cluster.usedBytes()) < 1.1 * usedBefore,
+      SPACE_BACK_MS_MAX,
+    );
+    await server.start();
+    expect(await nbdsh(scene, server.uri("disk"), VERIFY)).toContain("verified");
+    expect(await server.stop()).toBe(0);
+  },
+  180_000,
 );
 
 scene.test(

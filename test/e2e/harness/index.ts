@@ -22,6 +22,7 @@ export {
   certificateFactory,
   certificateFlags,
   Cluster,
+  type Daemon,
   type NbdServer,
   type PeerScheme,
 } from "./cluster";
