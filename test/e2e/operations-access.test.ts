@@ -2,6 +2,7 @@
  * Access lists from end to end: clients' certificates that may use one volume and not another's. The peers refuse
  * what a client asks of blocks, whoever keeps the metadata; a daemon that keeps it refuses changes of records too.
  */
+import { statSync } from "node:fs";
 import { beforeAll, describe, expect } from "bun:test";
 import {
   type CertificateFiles,
@@ -137,6 +138,12 @@ describe("a daemon that keeps the metadata, with access lists", () => {
 
   const as = (files: CertificateFiles, ...args: string[]) =>
     cluster.attempt([...args, "--meta", cluster.daemons[0]!.adminUrl, ...certificateFlags(files)]);
+
+  scene.test("nobody else on the machine reads a daemon's data", () => {
+    const { mode } = statSync(cluster.daemons[0]!.dataFolder);
+    expect(mode & 0o777).toBe(0o700);
+    return Promise.resolve();
+  });
 
   scene.test("a client changes nothing of another's volume", async () => {
     const refused = 'Cannot use volume "his" with the certificate "alice" of role client';

@@ -74,7 +74,8 @@ export class Daemon {
 
   async start(): Promise<void> {
     const { options, location, logger } = this.#dependencies;
-    mkdirSync(options.dataDirectory, { recursive: true });
+    // Blocks are volumes' data: nobody else on this machine reads them.
+    mkdirSync(options.dataDirectory, { recursive: true, mode: 0o700 });
     if (options.tls !== undefined) this.#tls = await loadTlsIdentity(options.tls, systemClock.wallMs());
     this.#warnOfExpiry();
     const metadata = metadataOver(await openStore(location));

@@ -375,7 +375,7 @@ export const HISTOGRAMS: readonly {
   },
   {
     name: "torus_volume_stage_duration_seconds",
-    help: "Reads, writes, flushes, acknowledgement of a block by its peers, and checkpoints of volumes",
+    help: "Reads (all, and by the slowest source of their pages), writes, flushes, sealing of a block, its acknowledgement by peers, and checkpoints",
     label: "stage",
     family: "volumeStage",
   },

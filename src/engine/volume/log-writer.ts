@@ -371,6 +371,8 @@ export class LogWriter implements BlockOwner {
   #seal(block: VolumeBlock): void {
     assert(block === this.#open && !block.builder.isEmpty, "only the open block is sealed, and not empty");
     const ref: BlockRef = { kind: BlockKind.data, ...this.#identity, index: block.index };
+    const { observe, clock } = this.#ports;
+    const startMs = observe ? clock.nowMs() : 0;
     const sealed = block.builder.seal(this.#ports.sealer, ref);
     this.#open = undefined;
     this.#sealedIndex = block.index;
@@ -392,9 +394,9 @@ export class LogWriter implements BlockOwner {
       block.released = true;
       this.#releaseIfFree(block);
     };
-    const { observe, clock } = this.#ports;
     if (observe) {
       const sealedMs = clock.nowMs();
+      observe("seal", sealedMs - startMs);
       sending.acknowledged = () => observe("blockAcknowledged", clock.nowMs() - sealedMs);
     }
     this.#distributor.submit(sending);

@@ -53,6 +53,8 @@ export interface ReadPathOptions {
   readonly readAheadBytes: number;
 }
 
+type ReadSource = "readFromMemory" | "readFromCache" | "readFromPeers";
+
 class ReadRequest {
   offsetBytes = 0;
   lengthBytes = 0;
@@ -64,6 +66,8 @@ class ReadRequest {
   status: ReadStatus = ReadStatus.ok;
   readonly patience = new Patience();
   startMs = 0;
+  /** The slowest that its pages came from so far. */
+  source: ReadSource = "readFromMemory";
   leaseWaitUntilMs = 0;
   /** Where dispatch goes on after map nodes were loaded. */
   nextPage = 0;
@@ -123,6 +127,7 @@ export class ReadPath {
     request.patience.reset();
     request.leaseWaitUntilMs = 0;
     request.nextPage = Math.floor(offsetBytes / PAGE_BYTES);
+    request.source = "readFromMemory";
     if (this.#ports.observe) request.startMs = this.#ports.clock.nowMs();
     this.#dispatch(request);
     if (this.#options.readAheadBytes > 0) this.#readAhead(offsetBytes, lengthBytes);
@@ -241,6 +246,7 @@ export class ReadPath {
       if (!hit) return false;
     }
     statistics.pagesFromCache++;
+    if (request.source === "readFromMemory") request.source = "readFromCache";
     return true;
   }
 
@@ -251,6 +257,7 @@ export class ReadPath {
     piece.firstPage = firstPage;
     piece.pageCount = pageCount;
     piece.location = location;
+    request.source = "readFromPeers";
     request.pending++;
     const ref = map.refOf(lsnOf(location));
     if (!ref) return this.#onPieceFailed(request, piece, StorageStatus.notFound);
@@ -350,6 +357,7 @@ export class ReadPath {
       const nowMs = clock.nowMs();
       if (nowMs >= lease.deadlineMs()) return this.#awaitLease(request, nowMs);
       observe?.("read", nowMs - request.startMs);
+      observe?.(request.source, nowMs - request.startMs);
     }
     const done = request.done as ReadDone;
     request.done = undefined;

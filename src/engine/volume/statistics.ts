@@ -52,8 +52,17 @@ export function newVolumeStatistics(): VolumeStatistics {
   };
 }
 
-/** Stages whose latency is observed. */
-export type LatencyStage = "read" | "write" | "flush" | "blockAcknowledged" | "checkpoint";
+/** Stages whose latency is observed; a read also by the slowest source of its pages. */
+export type LatencyStage =
+  | "read"
+  | "readFromMemory"
+  | "readFromCache"
+  | "readFromPeers"
+  | "write"
+  | "flush"
+  | "seal"
+  | "blockAcknowledged"
+  | "checkpoint";
 
 /** Feeds a histogram; called once per event, must not keep anything or throw. */
 export type ObserveLatency = (stage: LatencyStage, milliseconds: number) => void;

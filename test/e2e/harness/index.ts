@@ -1,5 +1,6 @@
 export { Intruders } from "./intruder";
 export { torusBinary } from "./binary";
+export { Browser, type Look } from "./browser";
 export { writeRandomFile } from "./client-suite";
 export {
   attachLoop,
