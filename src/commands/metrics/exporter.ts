@@ -9,6 +9,12 @@ import { buildInfo } from "../executable";
 import { type ClusterFigures, FAMILIES, type Family, HISTOGRAMS, type MetricsSource } from "./families";
 import { asMetric, histogramValues } from "./metric";
 
+/**
+ * How often prom-client's own monitor of the event loop looks: hardly ever, for its figures are removed (torus has one
+ * of its own), but it cannot be left out, and by default it wakes an idle process a hundred times a second.
+ */
+const LOOP_MONITOR_MS = 3_600_000;
+
 /** The part that callers give; version and commit are this executable's. */
 export type ClusterInput = Omit<ClusterFigures, "version" | "commit">;
 
@@ -75,7 +81,7 @@ export class MetricsExporter {
             .flatMap((snapshot) => histogramValues(name, label, snapshot)),
         ),
       );
-    collectDefaultMetrics({ register: this.#registry });
+    collectDefaultMetrics({ register: this.#registry, eventLoopMonitoringPrecision: LOOP_MONITOR_MS });
     // What prom-client reads from Node.js's own machinery means nothing on this runtime.
     for (const name of this.#registry.getMetricsAsArray().map((metric) => metric.name))
       if (name.startsWith("nodejs_")) this.#registry.removeSingleMetric(name);
