@@ -145,6 +145,8 @@ describe("JSON", () => {
       await look("ctl block snapshot restore", "data@s");
       await look("ctl block snapshot delete", "data@s");
       await look("ctl volume rename", "copy", "copied");
+      await look("ctl volume access", "copied");
+      await look("ctl volume access", "copied", "--allow", "web-1,web-2");
       await look("ctl volume unlock", "copied", "--force");
       await look("ctl volume delete", "copied");
       await look("blk bench", "other", "--time", "100ms", "--span", "8MiB");

@@ -6,9 +6,8 @@ import { optionNames, optionValue, positionalName, usageLine } from "./usage";
 const INTRODUCTION = `# Reference of commands
 
 Made from the commands themselves by \`bun scripts/reference.ts\`; \`torus COMMAND --help\` shows the same. Exit codes:
-0 done, 1 failed, 2 wrong usage. Data goes to standard output, everything else to standard error. JSON of lists is an
-array of objects, of single things an object; fields end in their unit (\`sizeBytes\`, \`createdMs\` since 1970), and new
-ones may be added.
+0 done, 1 failed, 2 wrong usage. Data goes to standard output, everything else to standard error. What
+\`--json\` prints is in [json.md](json.md).
 `;
 
 export function renderReference(root: CommandNode): string {

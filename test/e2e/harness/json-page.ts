@@ -26,6 +26,7 @@ const TYPES: Readonly<Record<string, (value: unknown) => boolean>> = {
   number: (value) => typeof value === "number",
   "true or false": (value) => typeof value === "boolean",
   object: (value) => typeof value === "object" && value !== null && !Array.isArray(value),
+  "list of texts": (value) => Array.isArray(value) && value.every((one) => typeof one === "string"),
   null: (value) => value === null,
 };
 
