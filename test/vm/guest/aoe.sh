@@ -12,7 +12,7 @@ minor=0
 serve() {
   $TORUS blk aoe "$1" aoe0 7 "$2" --wait 60s >/tmp/aoe.log 2>&1 &
   PID=$!
-  wait_for 120 grep -q "Serving e7.$2" /tmp/aoe.log || { cat /tmp/aoe.log; return 1; }
+  wait_for 120 grep -qs "Serving e7.$2" /tmp/aoe.log || { cat /tmp/aoe.log; return 1; }
 }
 
 for mtu in 1500 9000; do

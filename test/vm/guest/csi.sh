@@ -9,7 +9,7 @@ start_daemon
 start_driver() {
   $TORUS blk csi --endpoint unix:///run/csi.sock --node-id node-1 --state-dir /data/csi --wait 60s >/tmp/csi.log 2>&1 &
   PID=$!
-  wait_for 120 grep -q "Serving CSI on" /tmp/csi.log || { cat /tmp/csi.log; return 1; }
+  wait_for 120 grep -qs "Serving CSI on" /tmp/csi.log || { cat /tmp/csi.log; return 1; }
 }
 calls() { $(program csi-calls) /run/csi.sock "$@"; }
 

@@ -14,6 +14,7 @@ PROGS="bash ls cat cp mv rm mkdir chmod dd sha256sum md5sum stat sync timeout tr
   kmod modprobe insmod rmmod lsmod modinfo depmod mke2fs mkfs.ext4 e2fsck fsck.ext4 resize2fs tune2fs dumpe2fs
   mkfs.xfs fsck.xfs xfs_repair xfs_growfs xfs_io nbd-client aoe-discover aoe-stat aoe-interfaces aoe-revalidate aoe-flush aoe-version fio strace socat"
 MODS="nbd aoe ext4 xfs loop veth sch_netem"
+apt-cache show user-mode-linux >/dev/null 2>&1 || apt-get -qq update
 case $MACHINE in
   uml) KPKG=user-mode-linux; PKGS="$PKGS $KPKG" ;;
   qemu) KPKG=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image/{print $2; exit}')
