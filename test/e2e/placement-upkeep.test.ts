@@ -35,6 +35,7 @@ interface RebalanceStatus {
   readonly settled: boolean;
   readonly paused: boolean;
   readonly peers: readonly {
+    readonly address: string;
     readonly state: string;
     readonly blocksLeft?: number;
     readonly bytesLeft: number;
@@ -50,6 +51,7 @@ interface RingCheck {
 
 let cluster: Cluster;
 let server: NbdServer;
+let movedBeforeReturn = 0;
 
 const page = (index: string) => `bytes([(${index}) % 250 + 1]) * 4096`;
 const FILL = `
@@ -64,8 +66,25 @@ for i in range(${VOLUME_MEBIBYTES * 256}):
 print("verified")
 `;
 
+/** What is written while a peer is away: the same bytes as before, in new blocks. */
+const AWAY_MEBIBYTES = 4;
+const REWRITE = `
+for i in range(${AWAY_MEBIBYTES * 256}):
+    h.pwrite(${page("i")}, i * 4096)
+h.flush()
+print("rewritten")
+`;
+
 const scrub = () => cluster.ctlJson<ScrubStatus>("scrub", "status");
 const rebalance = () => cluster.ctlJson<RebalanceStatus>("rebalance", "status");
+
+/** Bytes that the first daemon has sent to others since it started. */
+async function movedByFirst(): Promise<number> {
+  const { peers } = await rebalance();
+  const first = peers.find((peer) => peer.address.endsWith(`:${cluster.daemons[0]!.peerPort}`));
+  if (first === undefined) throw new Error("the first daemon is not listed");
+  return first.bytesMoved;
+}
 
 async function looks(what: string, condition: () => Promise<boolean>, timeMsMax = 90_000): Promise<void> {
   await waitFor(
@@ -141,6 +160,8 @@ scene.test(
     await server.start();
     await cluster.daemons[1]!.kill();
     expect(await nbdsh(scene, server.uri("disk"), VERIFY)).toContain("verified");
+    expect(await nbdsh(scene, server.uri("disk"), REWRITE)).toContain("rewritten");
+    movedBeforeReturn = await movedByFirst();
     // It cannot detach with two copies now; the next open puts the log's tail in order, which nobody else may move.
     expect(await server.stop()).not.toBeNull();
     await cluster.daemons[1]!.start();
@@ -154,6 +175,8 @@ scene.test(
   "moving is held, goes on at the pace that is asked for, and survives a restart",
   async () => {
     await looks("the returned peer to have what it lacked", converged);
+    // It is given that and no more: its disk still has all it had.
+    expect((await movedByFirst()) - movedBeforeReturn).toBeLessThan(3 * AWAY_MEBIBYTES * MEBIBYTE);
     await cluster.ctl("rebalance", "pause");
     await cluster.ctl("rebalance", "rate", "2MiB");
     await (await cluster.addDaemon(2)).start();
