@@ -2,7 +2,7 @@
  * `bun run package`: a .deb of the executable, its units, the default configuration and the documentation. It is the
  * tree that scripts/install lays out; dpkg keeps what an administrator changed below /etc/torus.
  *
- *   bun scripts/package.ts [--target linux-x64|linux-arm64] [--binary FILE] [--outdir DIR]
+ *   bun scripts/package.ts [--target linux-x64|linux-arm64] [--binary FILE] [--outdir DIR] [--compression xz|gzip]
  */
 import {
   chmodSync,
@@ -57,6 +57,8 @@ fi
 const PRERM = `#!/bin/sh
 set -e
 if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
+  systemctl stop 'torus-attach@*.service' || true
+  systemctl disable torus-attach@.service || true
   systemctl disable --now torus.service || true
 fi
 `;
@@ -72,7 +74,13 @@ fi
 `;
 
 const { values } = parseArgs({
-  options: { target: { type: "string" }, binary: { type: "string" }, outdir: { type: "string" } },
+  options: {
+    target: { type: "string" },
+    binary: { type: "string" },
+    outdir: { type: "string" },
+    // gzip takes seconds where xz takes a minute.
+    compression: { type: "string", default: "xz" },
+  },
   strict: true,
 });
 const target = values.target ?? `${process.platform}-${process.arch}`;
@@ -123,7 +131,7 @@ Description: distributed block storage in one executable
   const outdir = resolve(values.outdir ?? join(root, "dist"));
   mkdirSync(outdir, { recursive: true });
   const file = join(outdir, `torus_${packageJson.version}_${architecture}.deb`);
-  run(["dpkg-deb", "--build", "--root-owner-group", tree, file]);
+  run(["dpkg-deb", `-Z${values.compression}`, "--build", "--root-owner-group", tree, file]);
   const megabytes = (readFileSync(file).byteLength / 1e6).toFixed(0);
   console.log(`package: ${file} (${megabytes} MB)`);
 } finally {

@@ -140,6 +140,10 @@ scene.test("a daemon that is gone raises the alerts, and its return ends them", 
   const state = async (name: string) => (await rules()).find((rule) => rule.name === name)?.state;
   await cluster.daemons[1]!.kill();
   await waitFor("the alert of the target", async () => (await state("TorusTargetDown")) === "firing", 60_000);
+  const { exitCode, stdout } = await cluster.attempt(["ctl", "doctor", ...cluster.metaFlags]);
+  expect(exitCode).toBe(1);
+  expect(stdout).toMatch(/^ok +peer adp:\/\/127\.0\.0\.1:\d+: reached in [\d.]+ ms$/m);
+  expect(stdout).toMatch(/^problem +peer adp:.*\n +start its daemon, or open its port to this machine$/m);
   await waitFor("the alert of the peer", async () => (await state("TorusPeersDown")) === "firing", 60_000);
   await cluster.daemons[1]!.start();
   await waitFor("the alerts to end", async () => (await state("TorusPeersDown")) === "inactive", 60_000);

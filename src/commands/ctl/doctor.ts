@@ -1,6 +1,6 @@
 /**
- * `torus ctl doctor`: looks at this machine, not at the cluster: what the kernel offers, whether the metadata answers
- * and how far its clock is away, how fast the disk makes a flush durable, and the limits a daemon runs into. Every
+ * `torus ctl doctor`: looks at this machine, not at the cluster: what the kernel offers, whether the metadata and the
+ * peers can be reached and how far its clock is away, how fast the disk makes a flush durable, and the limits a daemon runs into. Every
  * line says what was found, and what to do where it is not well.
  */
 import {
@@ -13,9 +13,10 @@ import {
   statfsSync,
   writeSync,
 } from "node:fs";
+import { connect } from "node:net";
 import { join } from "node:path";
 import { formatSize } from "../../base";
-import { leaf, metaArgs, openStore, resolveMetaLocation } from "../cli";
+import { leaf, metaArgs, metadataOver, openStore, resolveMetaLocation } from "../cli";
 import { outputArgs, outputStyle, paint, renderJson } from "../output";
 
 type Verdict = "ok" | "warning" | "problem";
@@ -38,6 +39,9 @@ const OPEN_FILES_LOW = 4096;
 const META_ROUNDS = 5;
 const META_MS_SLOW = 50;
 const CLOCK_ANSWER_MS = 2_000;
+const PORT_MS_MAX = 3_000;
+/** Peers whose ports are tried. */
+const PEERS_MAX = 64;
 
 const finding = (check: string, verdict: Verdict, found: string, advice = ""): Finding => ({
   check,
@@ -121,7 +125,24 @@ function disk(directory: string): Finding[] {
   }
 }
 
-async function metadata(flags: Parameters<typeof resolveMetaLocation>[0]): Promise<Finding> {
+/** Whether this machine gets through to the port where a peer serves blocks. */
+async function peerPort(address: string): Promise<Finding> {
+  const check = `peer ${address}`;
+  const { hostname, port } = new URL(address);
+  const startMs = performance.now();
+  const socket = connect({ host: hostname.replace(/^\[|\]$/g, ""), port: Number(port) });
+  const failure = await new Promise<string | undefined>((resolve) => {
+    socket.setTimeout(PORT_MS_MAX, () => resolve(`no answer in ${PORT_MS_MAX / 1000} s`));
+    socket.on("connect", () => resolve(undefined));
+    socket.on("error", (error) => resolve(error.message));
+  });
+  socket.destroy();
+  return failure === undefined
+    ? finding(check, "ok", `reached in ${(performance.now() - startMs).toFixed(1)} ms`)
+    : finding(check, "problem", failure, "start its daemon, or open its port to this machine");
+}
+
+async function metadata(flags: Parameters<typeof resolveMetaLocation>[0]): Promise<Finding[]> {
   const location = await resolveMetaLocation(flags);
   try {
     const store = await openStore(location);
@@ -129,19 +150,24 @@ async function metadata(flags: Parameters<typeof resolveMetaLocation>[0]): Promi
       const startMs = performance.now();
       for (let round = 0; round < META_ROUNDS; round++) await store.get("torus/cluster/settings");
       const eachMs = (performance.now() - startMs) / META_ROUNDS;
-      return finding(
-        "metadata",
-        eachMs < META_MS_SLOW ? "ok" : "warning",
-        `${store.description} answers in ${eachMs.toFixed(1)} ms`,
-        "leases are renewed by it: look at its disk and the network",
-      );
+      const { peers } = metadataOver(store);
+      const addresses = (await peers.list()).peers.map(({ address }) => address).slice(0, PEERS_MAX);
+      return [
+        finding(
+          "metadata",
+          eachMs < META_MS_SLOW ? "ok" : "warning",
+          `${store.description} answers in ${eachMs.toFixed(1)} ms`,
+          "leases are renewed by it: look at its disk and the network",
+        ),
+        ...(await Promise.all(addresses.map(peerPort))),
+      ];
     } finally {
       await store.close();
     }
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     // The reason says what to do.
-    return finding("metadata", "problem", reason);
+    return [finding("metadata", "problem", reason)];
   }
 }
 
@@ -180,7 +206,7 @@ const TONES = { ok: "good", warning: "warn", problem: "bad" } as const;
 
 export const doctorCommand = leaf({
   name: "doctor",
-  description: "Look at this machine: kernel, limits, disk, clock, the way to the metadata",
+  description: "Look at this machine: kernel, limits, disk, clock, the way to the metadata and to the peers",
   examples: ["torus ctl doctor", "torus ctl doctor --data-dir /var/lib/torus --json"],
   args: {
     "data-dir": { type: "string", description: "Disk to measure (default: here)", valueHint: "DIR" },
@@ -193,7 +219,7 @@ export const doctorCommand = leaf({
       kernelModule("nbd", "torus blk attach"),
       openFiles(),
       ...disk(args["data-dir"] ?? "."),
-      await metadata(args),
+      ...(await metadata(args)),
       ...(await clockSkew(clockUrl(url))),
     ];
     const style = outputStyle(args);
