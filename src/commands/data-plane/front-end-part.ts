@@ -1,6 +1,7 @@
 /** The NBD server inside the data worker, over the volumes of the client part. */
 import { type EventLoop, nativeBuffer, type SocketNetwork } from "../../base/io";
 import { NbdServer } from "../../blockdev";
+import { forEachLimited } from "../../engine/upkeep";
 import { Volume } from "../../engine/volume";
 import type { ClientPart } from "./client-part";
 import type { LatencyRecorder } from "./latency";
@@ -26,6 +27,8 @@ export interface FrontEndPartOptions {
   readonly latencies: LatencyRecorder;
   readonly onStartTls: (connection: UpgradedConnection) => void;
 }
+
+const OPENED_AT_ONCE = 8;
 
 export class FrontEndPart {
   readonly directory: VolumeDirectory;
@@ -63,7 +66,10 @@ export class FrontEndPart {
   ): Promise<{ readonly part: FrontEndPart; readonly addresses: readonly string[] }> {
     const part = new FrontEndPart(options);
     try {
-      for (const name of options.config.keepOpen) await part.directory.keepOpen(name);
+      // An open is mostly waiting for metadata and peers, so a hundred volumes need not wait for one another.
+      await forEachLimited(options.config.keepOpen, OPENED_AT_ONCE, async (name) => {
+        await part.directory.keepOpen(name);
+      });
       return {
         part,
         addresses: options.config.listen.map((address) => part.server.listen(address, options.config.tls)),
