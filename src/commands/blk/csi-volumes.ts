@@ -39,7 +39,9 @@ const CODES: Partial<Record<MetaErrorCode, CsiErrorCode>> = {
 export function toCsiError(error: unknown): unknown {
   if (error instanceof CsiError || !(error instanceof TorusError)) return error;
   const code = error instanceof MetaError ? CODES[error.code] : undefined;
-  return new CsiError(code ?? "internal", error.message, { cause: error, retryable: error.retryable });
+  // What may pass is told so: an internal error says that waiting does not help.
+  const other = error.retryable ? "unavailable" : "internal";
+  return new CsiError(code ?? other, error.message, { cause: error, retryable: error.retryable });
 }
 
 async function told<T>(work: Promise<T>): Promise<T> {

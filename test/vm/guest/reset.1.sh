@@ -6,7 +6,8 @@ modprobe nbd nbds_max=4
 start_daemon
 for type in ext4 xfs; do
   mkdir -p /srv/$type
-  $TORUS blk attach $type --create 400MiB --mkfs $type --mount /srv/$type --background
+  # On a busy machine the daemon may answer late.
+  wait_for 90 $TORUS blk attach $type --create 400MiB --mkfs $type --mount /srv/$type --background
 done
 # What is written is the file's number again and again, so that the next boot knows it without being told.
 for type in ext4 xfs; do

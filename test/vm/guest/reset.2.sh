@@ -4,7 +4,8 @@ modprobe nbd nbds_max=4
 start_daemon
 for type in ext4 xfs; do
   mkdir -p /srv/$type
-  $TORUS blk attach $type --mount /srv/$type --background --wait 60s
+  # On a busy machine the daemon may answer late.
+  wait_for 90 $TORUS blk attach $type --mount /srv/$type --background --wait 60s
   synced=$(cat /mnt/synced-$type)
   from=$((synced - 38))
   if [ $from -lt 1 ]; then from=1; fi

@@ -1,6 +1,7 @@
 /** The calls that an orchestrator makes of the CSI driver, in three parts between which the guest's script looks: `csi-calls SOCKET PART`. */
 import { strict as assert } from "node:assert";
 import { mkdirSync } from "node:fs";
+import { Code, ConnectError } from "@connectrpc/connect";
 import {
   VolumeCapability_AccessMode_Mode as Mode,
   VolumeUsage_Unit as Unit,
@@ -14,6 +15,19 @@ const block = { accessType: { case: "block" as const, value: {} }, accessMode };
 
 const [socket = "", part = ""] = process.argv.slice(2);
 const { controller, node } = csiClient(socket);
+const PATIENCE_MS = 90_000;
+const AGAIN_LATER: readonly Code[] = [Code.Unavailable, Code.Aborted, Code.DeadlineExceeded];
+
+/** Asks again, as an orchestrator does, when the answer is that now is not the time: on a busy machine peers answer late. */
+async function patiently<Value>(call: () => Promise<Value>): Promise<Value> {
+  for (const startMs = performance.now(); ; await Bun.sleep(1000))
+    try {
+      return await call();
+    } catch (error) {
+      const isLater = error instanceof ConnectError && AGAIN_LATER.includes(error.code);
+      if (!isLater || performance.now() - startMs > PATIENCE_MS) throw error;
+    }
+}
 
 const create = (name: string, size: bigint, capability: typeof mounted | typeof block, source?: object) =>
   controller.createVolume({
@@ -26,7 +40,7 @@ const create = (name: string, size: bigint, capability: typeof mounted | typeof 
 async function use(volumeId: string, targetPath: string, volumeCapability: typeof mounted | typeof block) {
   const stagingTargetPath = `/srv/staging-${volumeId}`;
   mkdirSync(stagingTargetPath, { recursive: true });
-  await node.nodeStageVolume({ volumeId, stagingTargetPath, volumeCapability });
+  await patiently(() => node.nodeStageVolume({ volumeId, stagingTargetPath, volumeCapability }));
   await node.nodePublishVolume({ volumeId, stagingTargetPath, targetPath, volumeCapability });
 }
 
@@ -54,7 +68,9 @@ const parts: Readonly<Record<string, () => Promise<void>>> = {
     });
     const { usage } = await node.nodeGetVolumeStats({ volumeId: "claim", volumePath: "/srv/pod" });
     assert.ok((usage.find(({ unit }) => unit === Unit.BYTES)?.total ?? 0n) > 150n * MEBIBYTE);
-    const { snapshot } = await controller.createSnapshot({ sourceVolumeId: "claim", name: "one" });
+    const { snapshot } = await patiently(() =>
+      controller.createSnapshot({ sourceVolumeId: "claim", name: "one" }),
+    );
     assert.equal(snapshot?.readyToUse, true);
     await create("clone", 192n, mounted, { case: "snapshot", value: { snapshotId: snapshot?.snapshotId } });
     await use("clone", "/srv/clone", mounted);
