@@ -75,6 +75,50 @@ describe("snapshots under load", () => {
   );
 });
 
+describe("a snapshot", () => {
+  const scene = openScene("snapshot-readers");
+  const READERS = 4;
+
+  scene.test(
+    "is read by many processes at once, unchanged, read-only, and kept while they read",
+    async () => {
+      const cluster = await Cluster.embedded(scene, { size: "512MiB" });
+      await cluster.createVolume("disk", "64MiB");
+      const writer = await cluster.serve("writer", ["disk"]);
+      await qemuIo(scene, writer.uri("disk"), ["write -P 7 0 8M", "flush"]);
+      await cluster.ctl("block", "snapshot", "create", "disk@s");
+      const readers = await Promise.all(
+        Array.from({ length: READERS }, (_, index) => cluster.serve(`reader-${index}`, ["disk@s"])),
+      );
+      await qemuIo(scene, writer.uri("disk"), ["write -P 9 0 8M", "flush"]);
+      const check = "for i in range(8): assert set(h.pread(1048576, i * 1048576)) == {7}";
+      await Promise.all(readers.map((reader) => nbdsh(scene, reader.uri("disk@s"), check)));
+      expect(await nbdsh(scene, readers[0]!.uri("disk@s"), "print(h.is_read_only())")).toBe("True\n");
+      const list = async () =>
+        (await cluster.ctlJson<{ pinCount: number }[]>("block", "snapshot", "list", "disk"))[0];
+      expect((await list())?.pinCount).toBe(READERS);
+      const remove = ["ctl", "block", "snapshot", "delete", "disk@s", ...cluster.metaFlags];
+      const refused = await cluster.attempt(remove);
+      expect(refused).toMatchObject({ exitCode: 1, stdout: "" });
+      expect(refused.stderr).toContain(`it is read by ${READERS} clients`);
+      for (const reader of readers) expect(await reader.stop()).toBe(0);
+      expect((await list())?.pinCount).toBe(0);
+      expect((await cluster.attempt(remove)).exitCode).toBe(0);
+      const gone = [
+        "blk",
+        "nbdserve",
+        "--listen",
+        `unix:${scene.path("gone.sock")}`,
+        "disk@s",
+        ...cluster.metaFlags,
+      ];
+      const nothing = await cluster.attempt(gone);
+      expect(nothing).toMatchObject({ exitCode: 1, stdout: "" });
+      expect(nothing.stderr).toContain('"disk@s"');
+    },
+  );
+});
+
 describe("clones", () => {
   const scene = openScene("clones");
 

@@ -76,7 +76,7 @@ export const nbdserveCommand = leaf({
         {
           listen: [args.listen ?? LISTEN_DEFAULT],
           only: names.length === 0 ? undefined : names,
-          keepOpen: names.filter((name) => !name.includes("@")),
+          keepOpen: names,
           tls: tls && (args["tls-required"] ? "required" : "offered"),
           limits,
         },

@@ -145,7 +145,10 @@ export class VolumeDirectory implements DeviceDirectory {
 
   #isOffered(exportName: string): boolean {
     const { only } = this.options;
-    return only === undefined || only.includes(parseExportName(exportName).volume);
+    // A volume that is named comes with its snapshots; a snapshot that is named comes alone.
+    return (
+      only === undefined || only.includes(exportName) || only.includes(parseExportName(exportName).volume)
+    );
   }
 
   /** The empty name is the only volume there is to serve, if there is just one. */
