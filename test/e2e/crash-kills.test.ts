@@ -137,8 +137,12 @@ const FAULTS: Readonly<Record<Kind, (stage: Stage) => Promise<void>>> = {
 /** The others must not have noticed: with so much gone, a client may be told of an I/O error. */
 const MAY_FAIL_REQUESTS: readonly Kind[] = ["two daemons", "all daemons"];
 
+/** Of one daemon: the others must be enough for everything. */
+const NEEDS_ALL_COPIES: readonly Kind[] = ["daemon", "daemon and client", "daemon while it starts"];
+
 async function round(stage: Stage, kind: Kind): Promise<void> {
   const { clients, below } = stage;
+  if (NEEDS_ALL_COPIES.includes(kind)) await stage.cluster.whole();
   await Promise.all(clients.map(({ history, server }) => history.write(server.uri(history.volume))));
   await goOn(clients, WRITES_MIN + below(WRITES_MAX - WRITES_MIN));
   await Bun.sleep(below(100));

@@ -157,8 +157,17 @@ const FAULTS: Readonly<Record<Kind, (stage: Stage) => Promise<void>>> = {
 /** Writes without reads, which the lease guards, where the lease ends. */
 const WRITES_ONLY: readonly Kind[] = ["client from etcd"];
 
+/** Of one peer: the others must be enough for everything. */
+const NEEDS_ALL_COPIES: readonly Kind[] = [
+  "peer from all",
+  "client from one peer",
+  "requests to one peer lost",
+  "answers of one peer lost",
+];
+
 async function round(stage: Stage, kind: Kind): Promise<void> {
   const { history, server, below } = stage;
+  if (NEEDS_ALL_COPIES.includes(kind)) await stage.cluster.whole();
   await history.write(server.uri(history.volume), { reads: !WRITES_ONLY.includes(kind) });
   await history.advance(WRITES_MIN + below(WRITES_MAX - WRITES_MIN));
   await FAULTS[kind](stage);

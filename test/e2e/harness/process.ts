@@ -60,6 +60,10 @@ export class ManagedProcess {
     return readFileSync(this.logPath).subarray(this.logStartBytes).toString();
   }
 
+  signal(signal: NodeJS.Signals): void {
+    this.child.kill(signal);
+  }
+
   /** Takes the process off the processor, as a suspended machine is; everything of it stays. */
   pause(): void {
     this.child.kill("SIGSTOP");

@@ -19,12 +19,15 @@ const WORD_BYTES = 8;
 const STRIDE = 7919;
 /** Writes between two flushes: one of these by chance, so that blocks of one page and of many are in flight. */
 const WRITES_PER_FLUSH = [1, 2, 3, 8, 40];
+/** Far more than any stall that the failures of a test may cause on a busy machine. */
+const REACH_MS_MAX = 60_000;
 /** One page is read after this many writes, on average. */
 const WRITES_PER_READ = 6;
 
 function script({ firstWrite, pageCount, seed = firstWrite, reads = true }: StampWriterOptions): string {
   return `
-import random, struct, time
+import faulthandler, random, signal, struct, time
+faulthandler.register(signal.SIGUSR1)
 chance = random.Random(${seed})
 inverse = pow(${STRIDE}, -1, ${pageCount})
 started = time.monotonic()
@@ -92,11 +95,22 @@ export async function startStampWriter(
       const wrong = /^WRONG.*$/m.exec(process.output());
       if (wrong !== null) throw new Error(`A read gave what it must not: ${wrong[0]}`);
     },
-    reach: (writeNumber) =>
-      waitFor(`write ${writeNumber} to be acknowledged`, () => {
-        if (!process.running) throw new Error(`the writer ended: ${process.output()}`);
-        return acknowledged() >= writeNumber;
-      }),
+    reach: async (writeNumber) => {
+      try {
+        await waitFor(
+          `write ${writeNumber} to be acknowledged`,
+          () => {
+            if (!process.running) throw new Error(`the writer ended: ${process.output().slice(-1_000)}`);
+            return acknowledged() >= writeNumber;
+          },
+          REACH_MS_MAX,
+        );
+      } catch (error) {
+        // The line of the script says whether it waits for a write, a flush or a read.
+        process.signal("SIGUSR1");
+        throw error;
+      }
+    },
   };
 }
 
