@@ -74,6 +74,8 @@ export class SimClient {
   wanted = true;
   /** Goes on with the volume it has, as long as it can. */
   lingers = false;
+  /** Called when a volume begins to change its log set. */
+  onSetChange: (() => void) | undefined;
   readonly counts = {
     resizes: 0,
     pagesCleaned: 0,
@@ -230,7 +232,10 @@ export class SimClient {
           blockPool: new BlockPool(heapBuffer, BLOCK_SIZE_BYTES, WRITE_BUFFER_BYTES),
           bufferPool: new BufferPool(heapBuffer, BLOCK_SIZE_BYTES, 8),
           makeCache: () => cache.openSpace(),
-          onEvent: (event) => process.log(`${event.level}: ${event.text}`),
+          onEvent: (event) => {
+            process.log(`${event.level}: ${event.text}`);
+            if (event.text.includes("log set changes")) this.onSetChange?.();
+          },
         },
         session,
         { ...volumeOptions, acceptLoss },

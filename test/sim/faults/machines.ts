@@ -17,6 +17,19 @@ export function restartClient({ later, durationMs }: FaultTools, client: SimClie
   later(durationMs() / 4, () => client.boot());
 }
 
+/** Whoever opens a volume now has to do with what one peer knows, or to wait for the others. */
+function leaveOnePeer(tools: FaultTools): void {
+  const { stage, random, later, log } = tools;
+  const left = random.pick(stage.peers);
+  log(`only ${left.name} is left`);
+  for (const peer of stage.peers) {
+    if (peer === left) continue;
+    peer.crash(random.chance(0.5));
+    later(3_000 + random.delayMs(3_000), () => peer.boot());
+  }
+  for (const client of stage.clients) restartClient(tools, client);
+}
+
 export function machineFaults(tools: FaultTools): Kind[] {
   const { stage, random, later, durationMs, log } = tools;
 
@@ -53,6 +66,29 @@ export function machineFaults(tools: FaultTools): Kind[] {
         const everything = random.chance(0.3);
         for (const peer of stage.peers) crashForAWhile(tools, peer);
         if (everything) for (const client of stage.clients) restartClient(tools, client);
+      },
+    },
+    {
+      name: "one peer left",
+      inject(struck) {
+        if (stage.peers.length < 2) return;
+        struck();
+        leaveOnePeer(tools);
+      },
+    },
+    {
+      name: "one peer left in a change of the log set",
+      inject(struck) {
+        const client = random.pick(stage.clients);
+        client.onSetChange = () => {
+          client.onSetChange = undefined;
+          const afterMs = 5 + random.delayMs(150);
+          later(afterMs, () => {
+            if (stage.peers.length < 2) return;
+            struck();
+            leaveOnePeer(tools);
+          });
+        };
       },
     },
     {
@@ -107,7 +143,15 @@ export function machineFaults(tools: FaultTools): Kind[] {
         stage.network.block(METADATA, name);
         if (stops) process.pause();
         later(absentMs, () => process.resume());
-        later(absentMs + 400, () => {
+        // Peers that start anew must remember whom they fenced.
+        if (random.chance(0.5))
+          later(absentMs - 500, () => {
+            for (const peer of stage.peers) {
+              peer.crash(true);
+              later(100, () => peer.boot());
+            }
+          });
+        later(absentMs + 2_500, () => {
           client.lingers = false;
           stage.network.unblock(name, METADATA);
           stage.network.unblock(METADATA, name);

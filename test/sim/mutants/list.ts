@@ -48,6 +48,11 @@ export const MUTANTS: readonly Mutant[] = [
     file: PLACEMENT,
     find: '    return incarnation !== "" && this.#incarnations.get(peer) === incarnation;',
     replace: '    return incarnation !== "";',
+    also: {
+      file: PLACEMENT,
+      find: "      if (this.#incarnations.has(peer)) out.push(peer);\n    }\n    if (!all) return;",
+      replace: "      out.push(peer);\n    }\n    if (!all) return;",
+    },
   },
   {
     name: "acknowledge a block before the one before it",
@@ -298,8 +303,8 @@ export const MUTANTS: readonly Mutant[] = [
     name: "drop a tail block",
     rule: "R8",
     file: "src/engine/rebalance/batch.ts",
-    find: "  for (const block of placed) if (context.ages.isYoung(block.listing.ref)) block.waits = true;",
-    replace: "",
+    find: "  const surplus = placed.filter((block) => !context.ages.isYoung(block.listing.ref));",
+    replace: "  const surplus = placed;",
   },
   {
     name: "drop without asking the others",
