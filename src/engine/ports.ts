@@ -104,7 +104,7 @@ export interface TailBlock {
   /** CRC of the block's header, which covers the CRCs of all its slots. */
   readonly headerCrc: number;
   readonly lengthBytes: number;
-  /** The bytes did not match at replay: it may have been acknowledged and rotted. */
+  /** The bytes did not match: it may have been acknowledged and rotted; or the copy is not durable yet. */
   readonly suspect: boolean;
 }
 
