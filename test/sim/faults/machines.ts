@@ -17,13 +17,14 @@ export function restartClient({ later, durationMs }: FaultTools, client: SimClie
   later(durationMs() / 4, () => client.boot());
 }
 
-/** Whoever opens a volume now has to do with what one peer knows, or to wait for the others. */
-function leaveOnePeer(tools: FaultTools): void {
+/** Whoever opens a volume now has to do with what few peers know, or to wait for the others. */
+function leaveFewPeers(tools: FaultTools): void {
   const { stage, random, later, log } = tools;
-  const left = random.pick(stage.peers);
-  log(`only ${left.name} is left`);
+  const chosen = random.pick(stage.peers);
+  const left = stage.peers.filter((peer) => peer === chosen || random.chance(0.25));
+  log(`only ${left.map(({ name }) => name).join(", ")} left`);
   for (const peer of stage.peers) {
-    if (peer === left) continue;
+    if (left.includes(peer)) continue;
     peer.crash(random.chance(0.5));
     later(3_000 + random.delayMs(3_000), () => peer.boot());
   }
@@ -69,15 +70,15 @@ export function machineFaults(tools: FaultTools): Kind[] {
       },
     },
     {
-      name: "one peer left",
+      name: "few peers left",
       inject(struck) {
         if (stage.peers.length < 2) return;
         struck();
-        leaveOnePeer(tools);
+        leaveFewPeers(tools);
       },
     },
     {
-      name: "one peer left in a change of the log set",
+      name: "few peers left in a change of the log set",
       inject(struck) {
         const client = random.pick(stage.clients);
         client.onSetChange = () => {
@@ -86,7 +87,7 @@ export function machineFaults(tools: FaultTools): Kind[] {
           later(afterMs, () => {
             if (stage.peers.length < 2) return;
             struck();
-            leaveOnePeer(tools);
+            leaveFewPeers(tools);
           });
         };
       },
@@ -135,7 +136,7 @@ export function machineFaults(tools: FaultTools): Kind[] {
         if (client.volume === undefined || client.process.paused) return;
         struck();
         const { process, name } = client;
-        const stops = random.chance(0.3);
+        const stops = random.chance(0.5);
         const absentMs = stage.leaseTtlMs * (1 + random.fraction()) + 2_000;
         log(`${name} is left behind for ${absentMs.toFixed(0)} ms${stops ? ", stopped" : ""}`);
         client.lingers = true;
@@ -144,7 +145,7 @@ export function machineFaults(tools: FaultTools): Kind[] {
         if (stops) process.pause();
         later(absentMs, () => process.resume());
         // Peers that start anew must remember whom they fenced.
-        if (random.chance(0.5))
+        if (stops && random.chance(0.6))
           later(absentMs - 500, () => {
             for (const peer of stage.peers) {
               peer.crash(true);
