@@ -49,6 +49,7 @@ export class Faults {
   private stopped = false;
   private calm = false;
   private unfinished = 0;
+  private stillUntilMs = 0;
 
   constructor(
     private readonly stage: Stage,
@@ -77,7 +78,7 @@ export class Faults {
     if (this.stopped) return;
     this.stage.world.schedule(this.random.delayMs(this.meanMs), undefined, () => {
       if (this.stopped) return;
-      if (!this.calm) this.next();
+      if (!this.calm && this.stage.world.nowMs >= this.stillUntilMs) this.next();
       this.start();
     });
   }
@@ -107,6 +108,9 @@ export class Faults {
         void world.schedule(delayMs, undefined, () => {
           if (!this.stopped) callback();
         }),
+      holdStill: (durationMs) => {
+        this.stillUntilMs = Math.max(this.stillUntilMs, world.nowMs + durationMs);
+      },
       durationMs: () => (random.chance(0.7) ? 50 + random.delayMs(1_500) : 2_000 + random.delayMs(15_000)),
       log: (text) => world.log("faults", text),
       administer: (work) => {

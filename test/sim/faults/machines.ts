@@ -29,10 +29,11 @@ function leaveFewPeers(tools: FaultTools): void {
     later(3_000 + random.delayMs(3_000), () => peer.boot());
   }
   for (const client of stage.clients) restartClient(tools, client);
+  if (random.chance(0.5)) holdStill(2_000);
 }
 
 export function machineFaults(tools: FaultTools): Kind[] {
-  const { stage, random, later, durationMs, log } = tools;
+  const { stage, random, later, durationMs, holdStill, log } = tools;
 
   return [
     {
@@ -137,7 +138,8 @@ export function machineFaults(tools: FaultTools): Kind[] {
         struck();
         const { process, name } = client;
         const stops = random.chance(0.5);
-        const absentMs = stage.leaseTtlMs * (1 + random.fraction()) + 2_000;
+        const absentMs = stage.leaseTtlMs + 1_000 + random.below(2_000);
+        if (random.chance(0.7)) holdStill(absentMs + 1_500);
         log(`${name} is left behind for ${absentMs.toFixed(0)} ms${stops ? ", stopped" : ""}`);
         client.lingers = true;
         stage.network.block(name, METADATA);

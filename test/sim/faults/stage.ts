@@ -45,6 +45,8 @@ export interface FaultTools {
   readonly random: Prng;
   /** In the safety phase only: a fault that was to end then has ended with it. */
   later(delayMs: number, callback: () => void): void;
+  /** Nothing else goes wrong for so long, or what was begun would be drowned. */
+  holdStill(durationMs: number): void;
   /** Mostly short, sometimes long enough for leases to run out. */
   durationMs(): number;
   log(text: string): void;
