@@ -19,7 +19,7 @@ export function restartClient({ later, durationMs }: FaultTools, client: SimClie
 
 /** Whoever opens a volume now has to do with what few peers know, or to wait for the others. */
 function leaveFewPeers(tools: FaultTools): void {
-  const { stage, random, later, log } = tools;
+  const { stage, random, later, holdStill, log } = tools;
   const chosen = random.pick(stage.peers);
   const left = stage.peers.filter((peer) => peer === chosen || random.chance(0.25));
   log(`only ${left.map(({ name }) => name).join(", ")} left`);
