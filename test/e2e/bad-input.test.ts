@@ -1,6 +1,7 @@
 /** Wrong usage and a hostile environment: one clear line on stderr, the right exit code, and no harm done. */
 import { beforeAll, describe, expect } from "bun:test";
 import { createServer, type Server } from "node:net";
+import { join } from "node:path";
 import { type CommandResult, Cluster, freePort, openScene } from "./harness";
 
 const FAILED = 1;
@@ -71,6 +72,21 @@ describe("ctl and blk", () => {
     const result = await cluster.attempt(["ctl", "status", "--etcd", address], { timeMsMax: 30_000 });
     expectOneLine(result, FAILED, address);
   });
+
+  scene.test("where nothing keeps metadata, both usual places are named", async () => {
+    // A network of its own: neither a daemon nor an etcd of this machine answers there.
+    const alone = ["unshare", "--net", await cluster.binary(), "ctl", "status"];
+    const result = await scene.attempt(alone, { env: { TORUS_CONFIG_DIR: scene.path("no-config") } });
+    expectOneLine(result, FAILED, "http://127.0.0.1:4321", "127.0.0.1:2379", "start torus daemon");
+  });
+
+  scene.test("a profile that cannot be written is an error with its path", async () => {
+    const file = scene.path("in-the-way");
+    await Bun.write(file, "kept");
+    const command = [await cluster.binary(), "ctl", "config", "--meta", "etcd://127.0.0.1:1"];
+    const env = { TORUS_CONFIG_DIR: join(file, "below") };
+    expectOneLine(await scene.attempt(command, { env }), FAILED, "Cannot write", file, "TORUS_CONFIG_DIR");
+  });
 });
 
 describe("daemon", () => {
@@ -115,6 +131,26 @@ describe("daemon", () => {
     expectOneLine(await daemon("unused", flags), FAILED, "cluster");
   });
 
+  scene.test("refuses a data directory that cannot be made, and names it", async () => {
+    const file = scene.path("a-file");
+    await Bun.write(file, "kept");
+    for (const folder of [file, join(file, "below"), "/proc/torus-data"]) {
+      const flags = [...(await freeFlags()), ...cluster.metaFlags, "--data-dir", folder];
+      expectOneLine(
+        await daemon("unused", flags),
+        FAILED,
+        "Cannot make data directory",
+        folder,
+        "--data-dir",
+      );
+    }
+    const inPlaceOfBlocks = scene.path("no-blocks");
+    await Bun.write(join(inPlaceOfBlocks, "blocks"), "kept");
+    const flags = [...(await freeFlags()), ...cluster.metaFlags, "--data-dir", inPlaceOfBlocks];
+    expectOneLine(await daemon("unused", flags), FAILED, "Cannot make data directory", inPlaceOfBlocks);
+    expect(await Bun.file(file).text()).toBe("kept");
+  });
+
   scene.test("refuses a port in use, and names it", async () => {
     const port = await freePort();
     const blocker: Server = createServer().listen(port, "127.0.0.1");
@@ -127,6 +163,11 @@ describe("daemon", () => {
     } finally {
       await new Promise((resolve) => blocker.close(resolve));
     }
+  });
+
+  scene.test("refuses an address that this machine does not have, and names it", async () => {
+    const flags = [...(await freeFlags()), ...cluster.metaFlags, "--host", "192.0.2.1"];
+    expectOneLine(await daemon("no-host", flags), FAILED, "192.0.2.1", "no such address", "--host");
   });
 
   scene.test("refuses an etcd that does not answer", async () => {

@@ -1,7 +1,8 @@
 /**
  * Where the metadata lives, for every command: a flag, else TORUS_META, else the profile in
- * ~/.torus/config.json, else the local daemon if one listens, else etcd on its usual port.
+ * ~/.torus/config.json, else the local daemon if one listens, else etcd on its usual port if it listens.
  */
+import { createConnection } from "node:net";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import type { ArgsDef } from "citty";
@@ -87,7 +88,9 @@ export interface ConfigFile {
 }
 
 export const LOCAL_DAEMON_URL = "http://127.0.0.1:4321";
-export const LOCAL_ETCD_URL = "etcd://127.0.0.1:2379";
+const LOCAL_ETCD_HOST = "127.0.0.1";
+const LOCAL_ETCD_PORT = 2379;
+export const LOCAL_ETCD_URL = `etcd://${LOCAL_ETCD_HOST}:${LOCAL_ETCD_PORT}`;
 const PROBE_MS = 500;
 
 export function configFilePath(): string {
@@ -127,6 +130,29 @@ async function localDaemonListens(): Promise<boolean> {
     // Nobody there is an ordinary answer to a probe.
     return false;
   }
+}
+
+function localEtcdListens(): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = createConnection({ host: LOCAL_ETCD_HOST, port: LOCAL_ETCD_PORT, timeout: PROBE_MS });
+    const ended = (listens: boolean): void => {
+      socket.destroy();
+      resolve(listens);
+    };
+    socket.on("connect", () => ended(true));
+    socket.on("timeout", () => ended(true));
+    socket.on("error", () => ended(false));
+  });
+}
+
+/** Whoever forgot to start a daemon must not hear of an etcd that they never had. */
+async function localMetadata(): Promise<string> {
+  if (await localDaemonListens()) return LOCAL_DAEMON_URL;
+  if (await localEtcdListens()) return LOCAL_ETCD_URL;
+  throw new CommandError(
+    "config",
+    `Cannot find the metadata: no daemon that keeps it answers at ${LOCAL_DAEMON_URL}, and no etcd at ${LOCAL_ETCD_HOST}:${LOCAL_ETCD_PORT}; start torus daemon, or name where it lives with --meta`,
+  );
 }
 
 interface PemFiles {
@@ -181,11 +207,7 @@ export async function resolvePeerTls(
 export async function resolveMetaLocation(flags: MetaFlags, fallback?: string): Promise<MetaLocation> {
   const profile = await profileOf(flags);
   const url =
-    fromFlags(flags) ??
-    process.env.TORUS_META ??
-    profile?.meta ??
-    fallback ??
-    ((await localDaemonListens()) ? LOCAL_DAEMON_URL : LOCAL_ETCD_URL);
+    fromFlags(flags) ?? process.env.TORUS_META ?? profile?.meta ?? fallback ?? (await localMetadata());
   const { certFile, keyFile, caFile } = url.startsWith("https:")
     ? peerFiles(flags, profile)
     : etcdFiles(flags, profile);

@@ -2,6 +2,7 @@
 import { mkdir, rename, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import {
+  CommandError,
   type ConfigFile,
   configFilePath,
   leaf,
@@ -52,9 +53,18 @@ function profileFrom(args: MetaFlags): Profile | undefined {
 
 /** It appears whole or not at all, and nobody else reads it: it may hold a password. */
 async function writeConfig(path: string, config: ConfigFile): Promise<void> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-  await writeFile(`${path}.tmp`, renderJson(config), { mode: 0o600 });
-  await rename(`${path}.tmp`, path);
+  try {
+    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+    await writeFile(`${path}.tmp`, renderJson(config), { mode: 0o600 });
+    await rename(`${path}.tmp`, path);
+  } catch (error) {
+    const reason = error instanceof Error && "code" in error ? String(error.code) : String(error);
+    throw new CommandError(
+      "config",
+      `Cannot write ${path}: ${reason}; check that folder, or name another with TORUS_CONFIG_DIR`,
+      error,
+    );
+  }
 }
 
 export const configCommand = leaf({

@@ -2,7 +2,6 @@
  * A running daemon: metadata, data path, registration, ring membership, heartbeat, admin server; started in that
  * order, ended in the reverse. Whatever fails at the start ends it with one line.
  */
-import { mkdirSync } from "node:fs";
 import { hostname, networkInterfaces } from "node:os";
 import { join } from "node:path";
 import { formatSize, type Incarnation, type PeerId, TorusError } from "../../base";
@@ -21,7 +20,7 @@ import type { DaemonOptions } from "./options";
 import { openPeerGate, type PeerGate } from "./peer-gate";
 import { peerIdentity } from "./peer-identity";
 import { type PeerHttpServer, startPeerHttpServer } from "./peer-http";
-import { chooseDeviceSize, chooseStoreSize } from "./space";
+import { chooseDeviceSize, chooseStoreSize, makeDataDirectory } from "./space";
 import { StatusReport } from "./status-json";
 
 const HEARTBEAT_MS = 2_000;
@@ -74,8 +73,7 @@ export class Daemon {
 
   async start(): Promise<void> {
     const { options, location, logger } = this.#dependencies;
-    // Blocks are volumes' data: nobody else on this machine reads them.
-    mkdirSync(options.dataDirectory, { recursive: true, mode: 0o700 });
+    makeDataDirectory(options.dataDirectory);
     if (options.tls !== undefined) this.#tls = await loadTlsIdentity(options.tls, systemClock.wallMs());
     this.#warnOfExpiry();
     const metadata = metadataOver(await openStore(location));

@@ -131,7 +131,7 @@ const SERVE = {
 function listenFailed(options: AdminServerOptions, error: unknown): IoError {
   return new IoError(
     "listen-failed",
-    `Cannot listen on ${options.host}:${options.port}: ${reasonOf(error)}; give another --port, or stop what listens there`,
+    `Cannot listen on ${options.host}:${options.port}: ${reasonOf(error)}`,
     { cause: error },
   );
 }
@@ -195,5 +195,8 @@ export function hostOf(remote: string): string {
 
 function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  return "code" in error && error.code === "EADDRINUSE" ? "the port is taken" : error.message;
+  const code = "code" in error ? error.code : undefined;
+  if (code === "EADDRINUSE") return "it is in use; give another --port, or stop what listens there";
+  if (code === "EADDRNOTAVAIL") return "this machine has no such address; give another --host";
+  return `${error.message}; give another --host or --port`;
 }

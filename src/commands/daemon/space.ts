@@ -1,4 +1,4 @@
-/** How much of a file system or a disk a store takes. */
+/** Where a store lies, and how much of a file system or a disk it takes. */
 import { mkdirSync, readdirSync, statfsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { formatSize, type SizeOrShare } from "../../base";
@@ -8,14 +8,28 @@ import { CommandError } from "../cli";
 const SIZE_DEFAULT_MAX = 20 * 2 ** 30;
 const SIZE_MIN = 64 * 2 ** 20;
 
+/** Blocks are volumes' data: nobody else on this machine reads them. Throws CommandError when it cannot be made. */
+export function makeDataDirectory(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    const code = error instanceof Error && "code" in error ? String(error.code) : String(error);
+    throw new CommandError(
+      "io",
+      `Cannot make data directory ${path}: ${code === "EEXIST" ? "a file is in its place" : code}; name another with --data-dir`,
+      error,
+    );
+  }
+}
+
 /** Bytes that files in the store's directory take already: a restart must not count them as taken by others. */
 function storedBytes(directory: string): number {
   return readdirSync(directory).reduce((sum, name) => sum + statSync(join(directory, name)).size, 0);
 }
 
-/** Bytes for the store in `directory`, which is made. Throws when the file system can't give them. */
+/** Bytes for the store in `directory`, which is made. Throws CommandError when the file system can't give them. */
 export function chooseStoreSize(directory: string, size: SizeOrShare | undefined): number {
-  mkdirSync(directory, { recursive: true });
+  makeDataDirectory(directory);
   const { bsize, blocks, bavail } = statfsSync(directory);
   const have = storedBytes(directory);
   const available = bavail * bsize + have;

@@ -32,6 +32,9 @@ export interface SpaceShortagePorts {
 export class SpaceShortage {
   #isShort = false;
   #isRefusing = false;
+  /** When this shortage began, and when something was gained last. */
+  #startMs = 0;
+  #gainMs = 0;
   #running = false;
   #stopped = false;
 
@@ -47,6 +50,9 @@ export class SpaceShortage {
     if (this.#stopped || short === this.#isShort) return;
     this.#isShort = short;
     if (short) {
+      // Each shortage has its own time, also one that follows another before a step of cleaning has ended.
+      this.#startMs = this.ports.clock.nowMs();
+      this.#gainMs = this.#startMs;
       this.ports.event("info", "the peers are nearly full, writes wait for dead space to come back");
       this.ports.hold(true);
       if (!this.#running) void this.#gain();
@@ -67,15 +73,13 @@ export class SpaceShortage {
   async #gain(): Promise<void> {
     const { clock, checkpoint, clean } = this.ports;
     this.#running = true;
-    const startMs = clock.nowMs();
-    let gainMs = startMs;
     while (this.#isShort && !this.#stopped) {
       await checkpoint();
       await sleep(clock, STEP_MS);
       if (!this.#isShort || this.#stopped) break;
-      if ((await clean(CLEAN_STEP_BYTES)) > 0) gainMs = clock.nowMs();
+      if ((await clean(CLEAN_STEP_BYTES)) > 0) this.#gainMs = clock.nowMs();
       const nowMs = clock.nowMs();
-      if (nowMs - gainMs >= NO_GAIN_MS || nowMs - startMs >= HOLD_MS_MAX) this.#refuse();
+      if (nowMs - this.#gainMs >= NO_GAIN_MS || nowMs - this.#startMs >= HOLD_MS_MAX) this.#refuse();
     }
     this.#running = false;
     // It may have become short again while the last step ended.

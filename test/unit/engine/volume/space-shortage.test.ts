@@ -70,6 +70,20 @@ describe("SpaceShortage", () => {
     expect(said).toContain("refuse");
   });
 
+  test("gives each shortage its own minute, also when room came and went within a step", async () => {
+    const { shortage, said, gains, pass } = stage();
+    gains.push(...Array.from({ length: 1_000 }, () => 4096));
+    for (let time = 0; time < 8; time++) {
+      shortage.set(true);
+      await pass(10_000);
+      shortage.set(false);
+    }
+    expect(said).not.toContain("refuse");
+    shortage.set(true);
+    await pass(63_000);
+    expect(said).toContain("refuse");
+  });
+
   test("refuses who waits when the volume ends, and does nothing afterwards", async () => {
     const { shortage, said, pass } = stage();
     shortage.set(true);
