@@ -104,6 +104,8 @@ export class Cleaner {
    */
   async cleanSome(bytesMax: number): Promise<number> {
     await this.#running?.catch(() => undefined);
+    // The shortage ended while the pass before did: cleaning goes on by itself, and must not be suspended again.
+    if (this.#budgetBytes === Number.POSITIVE_INFINITY) return 0;
     const { options, distributor, onCleanError, statistics } = this.#core;
     if (this.#stopped || options.cleanBytesPerSecond === 0 || distributor.full) return 0;
     const before = statistics.pagesCleaned;

@@ -140,6 +140,7 @@ export class WritePath {
       if (!this.#work(request)) break;
       this.#waitingHead++;
     }
+    if (this.#held) this.#passHeld();
     this.#working = false;
     if (this.#waitingHead === this.#waiting.length) {
       this.#waiting.length = 0;
@@ -155,10 +156,10 @@ export class WritePath {
     this.#failWaiting((request) => request.source !== undefined, WriteStatus.noSpace);
   }
 
-  /** Space is short but may come back: new data waits (true). What only frees space goes on. */
+  /** Space is short but may come back: new data waits (true). What only frees space goes on, also from behind it. */
   setHeld(held: boolean): void {
     this.#held = held;
-    if (!held) this.onRoom();
+    this.onRoom();
   }
 
   /** The peers have room for what was accepted, and for no more: writes that wait are told. */
@@ -177,6 +178,20 @@ export class WritePath {
   whenIdle(): Promise<void> {
     if (this.#active === 0) return Promise.resolve();
     return new Promise((resolve) => this.#idleWaiters.push(resolve));
+  }
+
+  #passHeld(): void {
+    for (let at = this.#waitingHead; at < this.#waiting.length; ) {
+      const request = this.#waiting[at] as WriteRequest;
+      if (request.source !== undefined) {
+        at++;
+        continue;
+      }
+      this.#waiting.splice(at, 1);
+      if (this.#work(request)) continue;
+      this.#waiting.splice(at, 0, request);
+      return;
+    }
   }
 
   /** In order behind those who wait; a trim passes data that is held up, for it is what ends the wait. */
