@@ -40,6 +40,18 @@ describe("ctl and blk", () => {
       FAILED,
       ["nosuch"],
     ],
+    [
+      "listening on a host that nobody knows",
+      ["blk", "nbdserve", "--listen", "nowhere.invalid:0", "disk"],
+      FAILED,
+      ["nowhere.invalid"],
+    ],
+    [
+      "listening on what is no address",
+      ["blk", "nbdserve", "--listen", "nowhere", "disk"],
+      WRONG_USAGE,
+      ["nowhere", "host:port"],
+    ],
     ["a name that is taken", ["ctl", "volume", "create-block", "disk", "1GiB"], FAILED, ["disk", "name"]],
     ["a size of 0", ["ctl", "volume", "create-block", "a", "0"], WRONG_USAGE, ["size"]],
     ["a size over 64 TiB", ["ctl", "volume", "create-block", "a", "65TiB"], WRONG_USAGE, ["64 TiB"]],

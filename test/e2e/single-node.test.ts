@@ -41,6 +41,38 @@ describe("a daemon without any flag", () => {
   });
 });
 
+describe("a daemon that is told host names", () => {
+  const scene = openScene("host-names", { ownNetwork: true });
+  const env = { TORUS_CONFIG_DIR: scene.path("config") };
+
+  scene.test("listens where they lead, for peers and for NBD, and so does blk", async () => {
+    const torus = await torusBinary();
+    const places = ["--peer-address", "adp://localhost:0", "--nbd", "localhost:10809", "--size", "256MiB"];
+    const daemon = await scene.start("daemon", [torus, "daemon", ...places], { env });
+    await waitFor("the daemon to be ready", async () => {
+      if (!daemon.running) throw new Error(daemon.output());
+      return daemon.output().includes("Ready");
+    });
+    for (const name of ["one", "two"])
+      await scene.run([torus, "ctl", "volume", "create-block", name, "64MiB"], { env });
+    await qemuIo(scene, "nbd://127.0.0.1:10809/one", ["write -P 0x2a 1M 64k", "flush"]);
+    const blk = await scene.start("blk", [torus, "blk", "nbdserve", "--listen", "localhost:10810", "two"], {
+      env,
+    });
+    await waitFor("the volume to be served", async () => {
+      if (!blk.running) throw new Error(blk.output());
+      return blk.output().includes("Serving");
+    });
+    await qemuIo(scene, "nbd://127.0.0.1:10810/two", [
+      "write -P 0x2b 1M 64k",
+      "flush",
+      "read -P 0x2b 1M 64k",
+    ]);
+    expect(await blk.stop()).toBe(0);
+    expect(await daemon.stop()).toBe(0);
+  });
+});
+
 describe("a volume served by blk nbdserve", () => {
   const scene = openScene("single");
   let cluster: Cluster;

@@ -3,7 +3,14 @@
  * metadata, and ends both in order.
  */
 import { type Incarnation, type PeerId, TorusError } from "../../base";
-import { libc, type LoopWorker, startLoopWorker, startSyncThread, type SyncThread } from "../../base/io";
+import {
+  libc,
+  type LoopWorker,
+  resolveStreamAddress,
+  startLoopWorker,
+  startSyncThread,
+  type SyncThread,
+} from "../../base/io";
 import type { DeviceDescription, DeviceExtent } from "../../blockdev";
 import type { BlockListing, VolumeRegistry } from "../../engine";
 import type { VolumeOptions } from "../../engine/volume";
@@ -45,6 +52,7 @@ const START_TIMEOUT_MS = 90_000;
 /** Reading back a large store, reserving its space. */
 const STORAGE_TIMEOUT_MS = 600_000;
 /** Opening volumes waits for locks and peers. */
+const RESOLVE_TIMEOUT_MS = 5_000;
 const FRONT_END_TIMEOUT_MS = 300_000;
 /** A piece waits for peers, for space to come back, for a lease: longer than any of these. */
 const DEVICE_CALL_TIMEOUT_MS = 600_000;
@@ -109,6 +117,11 @@ export interface CommandDevice {
 
 type Worker = LoopWorker<MainMethods, DataWorkerMethods, MainEvents, DataWorkerEvents>;
 
+/** The worker's sockets take numbers only. */
+function numericAddresses(addresses: readonly string[]): Promise<readonly string[]> {
+  return Promise.all(addresses.map((address) => resolveStreamAddress(address, RESOLVE_TIMEOUT_MS)));
+}
+
 export class DataPlane {
   #registry: RegistryServer | undefined;
   #metadata: Metadata | undefined;
@@ -159,8 +172,9 @@ export class DataPlane {
     return plane;
   }
 
-  openStorage(config: StorageConfig): Promise<StorageOpened> {
-    return this.#worker.endpoint.call("openStorage", config, STORAGE_TIMEOUT_MS);
+  async openStorage(config: StorageConfig): Promise<StorageOpened> {
+    const listen = await numericAddresses(config.listen);
+    return this.#worker.endpoint.call("openStorage", { ...config, listen }, STORAGE_TIMEOUT_MS);
   }
 
   /** One call of the storage service over Connect, answered by the store's thread; see AdoptedClient for `client`. */
@@ -259,12 +273,13 @@ export class DataPlane {
   }
 
   /** `tls`: the certificate for clients that ask for TLS, where the configuration lets them. */
-  openFrontEnd(
+  async openFrontEnd(
     config: FrontEndConfig,
     tls?: TlsIdentity,
   ): Promise<{ readonly addresses: readonly string[] }> {
     if (tls !== undefined) this.#upgrader = new TlsUpgrader(tls);
-    return this.#worker.endpoint.call("openFrontEnd", config, FRONT_END_TIMEOUT_MS);
+    const listen = await numericAddresses(config.listen);
+    return this.#worker.endpoint.call("openFrontEnd", { ...config, listen }, FRONT_END_TIMEOUT_MS);
   }
 
   /**
