@@ -13,7 +13,7 @@ export type {
   WatchOptions,
 } from "./kv";
 export { MetaError, type MetaErrorCode, isMetaError } from "./errors";
-export { type MetaLocation, parseMetaUrl, type ParsedMetaUrl } from "./location";
+export { type MetaLocation, parseMetaUrl, type ParsedMetaUrl, shownMetaUrl } from "./location";
 export { checkKey, checkLeaseTtl, checkTransaction } from "./check";
 export { CALL_DEADLINE_MS } from "./limits";
 export { EmbeddedStore, openMemoryStore, openSqliteStore } from "./embedded";

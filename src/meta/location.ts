@@ -34,9 +34,15 @@ export const DAEMON_PORT = 4321;
 const ENDPOINTS_MAX = 32;
 const FORMS = "give etcd://HOST:PORT,..., http://HOST:PORT, sqlite:PATH or memory:";
 
+/** As it is shown to people, also where it cannot be used: with *** for a password, which ends at the last @. */
+export function shownMetaUrl(url: string): string {
+  return url.startsWith("sqlite:")
+    ? url
+    : url.replace(/^((?:[a-z]+:\/\/|(?![a-z]+:\/\/))[^:@]*):.*@/s, "$1:***@");
+}
+
 function badUrl(url: string, reason: string): Error {
-  // A password in the text is not repeated.
-  const shown = url.replace(/\/\/[^@/]*@/, "//...@").slice(0, 200);
+  const shown = shownMetaUrl(url).slice(0, 200);
   return usageError("bad-url", `Cannot use metadata location "${shown}": ${reason}; ${FORMS}`);
 }
 

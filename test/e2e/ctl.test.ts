@@ -209,7 +209,10 @@ describe("profiles and wipe", () => {
       etcdUser: "bob",
       etcdPassword: "***",
     });
-    expect((await config("--view")).stdout).not.toContain("opensesame");
+    const inUrl = await config("--profile", "far", "--meta", "etcd://bob:opensesame@127.0.0.1:1");
+    expect(inUrl.stdout).toContain("etcd://bob:***@127.0.0.1:1");
+    expect((await config("--view")).stdout + inUrl.stdout).not.toContain("opensesame");
+    expect((await config("--profile", "far", "--remove")).exitCode).toBe(0);
     expect(await list("--profile", "lab")).toMatchObject({ exitCode: 1 });
     expect((await config("--profile", "lab", "--use")).exitCode).toBe(0);
     expect(await list()).toMatchObject({ exitCode: 1 });

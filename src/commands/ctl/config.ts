@@ -13,11 +13,16 @@ import {
   UsageError,
   withMetadata,
 } from "../cli";
+import { shownMetaUrl } from "../../meta";
 import { renderJson } from "../output";
 import { formatCount } from "../../base";
 
 function withoutSecret(profile: Profile): Profile {
-  return profile.etcdPassword === undefined ? profile : { ...profile, etcdPassword: "***" };
+  return {
+    ...profile,
+    ...(profile.meta === undefined ? {} : { meta: shownMetaUrl(profile.meta) }),
+    ...(profile.etcdPassword === undefined ? {} : { etcdPassword: "***" }),
+  };
 }
 
 function view(path: string, config: ConfigFile, name: string | undefined): string {
@@ -116,7 +121,7 @@ export const configCommand = leaf({
       default: args.use ? name : (config.default ?? name),
       profiles: { ...others, [name]: profile },
     });
-    console.log(`Profile ${name} in ${path}: ${profile.meta}`);
+    console.log(`Profile ${name} in ${path}: ${withoutSecret(profile).meta}`);
   },
 });
 

@@ -313,7 +313,7 @@ export const volumeAccessCommand = leaf({
           ? await access.change(args.name, (before) =>
               args.everybody
                 ? undefined
-                : [...(before ?? []), ...allowed].filter((name) => !denied.includes(name)),
+                : [...(before() ?? []), ...allowed].filter((name) => !denied.includes(name)),
             )
           : await access.get(args.name);
       console.log(

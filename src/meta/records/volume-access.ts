@@ -35,13 +35,19 @@ export class VolumeAccess {
     return entry === undefined ? undefined : decodeAccess(entry);
   }
 
-  /** Changes a list on top of whatever others changed meanwhile; undefined removes it. Throws "no-such-volume". */
-  async change(name: string, change: (list: AccessList) => AccessList): Promise<AccessList> {
+  /**
+   * Changes a list on top of whatever others changed meanwhile; undefined removes it. A change that does not ask for
+   * the list before takes the place of a damaged one, too. Throws "no-such-volume".
+   */
+  async change(name: string, change: (before: () => AccessList) => AccessList): Promise<AccessList> {
     return repeat(this.#context, { what: `change who may use volume "${name}"` }, async () => {
       const { volumeId } = await lookAtVolume(this.#context, name);
       const key = keys.access(volumeId);
       const [entry] = await readAll(this.#context.store, [key]);
-      const next = checkedList(name, change(entry === undefined ? undefined : decodeAccess(entry)));
+      const next = checkedList(
+        name,
+        change(() => (entry === undefined ? undefined : decodeAccess(entry))),
+      );
       const result = await this.#context.store.transact({
         compares: [unchanged(key, entry)],
         operations: [

@@ -1,7 +1,7 @@
 /** parseMetaUrl: what it takes, what it refuses in which words, and that it never repeats a password. */
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { isMetaError, parseMetaUrl } from "../../../src/meta";
+import { isMetaError, parseMetaUrl, shownMetaUrl } from "../../../src/meta";
 
 describe("parseMetaUrl", () => {
   const good: [string, object][] = [
@@ -50,8 +50,29 @@ describe("parseMetaUrl", () => {
 
   test("never repeats a password", () => {
     expect(() => parseMetaUrl("etcd://root:secret@h:0")).toThrow(
-      'Cannot use metadata location "etcd://...@h:0"',
+      'Cannot use metadata location "etcd://root:***@h:0"',
     );
+    for (const url of [
+      "etcd://root:sec/ret@h:0",
+      "etcd://root:s@cret@h:0",
+      "etcd://root:%zzsecret@h",
+      "etcdx://root:sec/ret@h",
+      "root:secret@h",
+      "http://root:secret@h",
+    ])
+      expect(() => parseMetaUrl(url)).toThrow(/Cannot use metadata location "[a-z:/]*root:\*\*\*@h/);
+  });
+
+  test("shows what holds no password as it is", () => {
+    for (const url of [
+      "etcd://h:1,h2:2",
+      "etcd://root@h:1",
+      "http://h:1",
+      "sqlite:/a:b@c/meta.db",
+      "memory:",
+    ])
+      expect(shownMetaUrl(url)).toBe(url);
+    expect(shownMetaUrl("etcds://root:secret@h:1,h2:2")).toBe("etcds://root:***@h:1,h2:2");
   });
 
   test("of anything gives a location or a usage error", () => {

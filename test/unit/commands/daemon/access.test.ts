@@ -131,6 +131,14 @@ describe("with records", () => {
     await Bun.sleep(0);
     expect((await policy.decide("alice", volumeId)).access).toBe("none");
     expect(damage[0]).toContain("Cannot use metadata record torus/access/");
+    // Nobody is let in by adding to what cannot be read; it can be removed, which is how it is mended.
+    await expect(metadata.access.change("db", (before) => [...(before() ?? []), "alice"])).rejects.toThrow(
+      "Cannot use metadata record torus/access/",
+    );
+    expect(await metadata.access.change("db", () => undefined)).toBeUndefined();
+    expect(await metadata.access.change("db", (before) => [...(before() ?? []), "bob"])).toEqual(["bob"]);
+    await Bun.sleep(0);
+    expect((await policy.decide("bob", volumeId)).access).toBe("use");
   });
 
   test("storeForCaller keeps a client from another's volume, whatever it tries", async () => {
