@@ -5,7 +5,7 @@
  * goes on in small steps, each followed by a checkpoint, because its copies take of the peers' last reserve. Only when
  * there is nothing left to gain, or it takes too long, is new data refused until there is room again.
  */
-import { type Clock, sleep } from "../../base";
+import { type Clock, sleep, type Timer } from "../../base";
 
 /** Between a checkpoint and the next look: the peers collect meanwhile. */
 const STEP_MS = 600;
@@ -36,6 +36,7 @@ export class SpaceShortage {
   #startMs = 0;
   #gainMs = 0;
   #running = false;
+  #timer: Timer | undefined;
   #stopped = false;
 
   constructor(private readonly ports: SpaceShortagePorts) {}
@@ -43,6 +44,11 @@ export class SpaceShortage {
   /** While the peers are nearly full, cleaning is this object's. */
   get isShort(): boolean {
     return this.#isShort;
+  }
+
+  /** New data is refused: nothing was gained any more. */
+  get isRefusing(): boolean {
+    return this.#isRefusing;
   }
 
   /** The peers became nearly full, or have room again. */
@@ -55,9 +61,11 @@ export class SpaceShortage {
       this.#gainMs = this.#startMs;
       this.ports.event("info", "the peers are nearly full, writes wait for dead space to come back");
       this.ports.hold(true);
+      this.#watch();
       if (!this.#running) void this.#gain();
       return;
     }
+    this.#timer?.cancel();
     this.ports.event("info", "the peers have room again");
     this.#isRefusing = false;
     this.ports.refuse(false);
@@ -67,7 +75,18 @@ export class SpaceShortage {
   /** The volume ends: whoever is held up is refused now. */
   stop(): void {
     this.#refuse();
+    this.#timer?.cancel();
     this.#stopped = true;
+  }
+
+  /** Apart from the steps, which may themselves wait for space or for the metadata. */
+  #watch(): void {
+    this.#timer?.cancel();
+    this.#timer = this.ports.clock.schedule(STEP_MS, () => {
+      const nowMs = this.ports.clock.nowMs();
+      if (nowMs - this.#gainMs >= NO_GAIN_MS || nowMs - this.#startMs >= HOLD_MS_MAX) this.#refuse();
+      else this.#watch();
+    });
   }
 
   async #gain(): Promise<void> {
@@ -78,8 +97,6 @@ export class SpaceShortage {
       await sleep(clock, STEP_MS);
       if (!this.#isShort || this.#stopped) break;
       if ((await clean(CLEAN_STEP_BYTES)) > 0) this.#gainMs = clock.nowMs();
-      const nowMs = clock.nowMs();
-      if (nowMs - this.#gainMs >= NO_GAIN_MS || nowMs - this.#startMs >= HOLD_MS_MAX) this.#refuse();
     }
     this.#running = false;
     // It may have become short again while the last step ended.

@@ -287,16 +287,16 @@ export class Volume implements DistributorListener {
   }
 
   onSpaceChange(full: boolean): void {
-    this.#event(
-      full ? "warning" : "info",
-      full ? "no peer has space left, writes fail" : "there is space again",
-    );
-    this.#writes.setFull(full);
+    this.#event(full ? "warning" : "info", full ? "no peer has space for a block" : "there is space again");
+    // A block that finds no space is sent again, so this is a shortage like others until nothing can be gained.
+    this.#shortage.set(full || this.#core.distributor.low);
+    if (!full) this.#writes.setFull(false);
+    else if (this.#shortage.isRefusing) this.#writes.setFull(true);
   }
 
   /** A block cannot become durable with the members that answer: change the set, unless they come back at once. */
   onLowSpace(low: boolean): void {
-    this.#shortage.set(low);
+    this.#shortage.set(low || this.#core.distributor.full);
   }
 
   onStuck(): void {
@@ -360,7 +360,10 @@ export class Volume implements DistributorListener {
         else if (!this.#shortage.isShort) this.#cleaner.resume();
         this.#writes.setHeld(held);
       },
-      refuse: (refused) => this.#writes.setLow(refused),
+      refuse: (refused) => {
+        this.#writes.setLow(refused);
+        if (refused && this.#core.distributor.full) this.#writes.setFull(true);
+      },
       checkpoint: () => this.#checkpointForSpace(),
       clean: (bytesMax) => this.#cleaner.cleanSome(bytesMax),
       event: (level, text) => this.#event(level, text),
