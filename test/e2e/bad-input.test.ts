@@ -53,6 +53,8 @@ describe("ctl and blk", () => {
       ["nowhere", "host:port"],
     ],
     ["a name that is taken", ["ctl", "volume", "create-block", "disk", "1GiB"], FAILED, ["disk", "name"]],
+    ["moving at no pace", ["ctl", "rebalance", "rate", "0"], WRONG_USAGE, ["1 byte", "rebalance pause"]],
+    ["scrubbing at no pace", ["ctl", "scrub", "rate", "0"], WRONG_USAGE, ["1 byte", "scrub pause"]],
     ["a size of 0", ["ctl", "volume", "create-block", "a", "0"], WRONG_USAGE, ["size"]],
     ["a size over 64 TiB", ["ctl", "volume", "create-block", "a", "65TiB"], WRONG_USAGE, ["64 TiB"]],
     ["a size that is none", ["ctl", "volume", "create-block", "a", "many"], WRONG_USAGE, ["many"]],

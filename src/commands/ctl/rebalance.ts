@@ -1,7 +1,7 @@
 /** `torus ctl rebalance ...`: how far blocks are on their way to where the ring wants them, and how fast they may go. */
 import { formatDuration, formatRate, formatSize, parseRate } from "../../base";
 import type { JobOrders, UpkeepOrders } from "../../meta";
-import { group, leaf, type Metadata, metaArgs, withMetadata } from "../cli";
+import { group, leaf, type Metadata, metaArgs, UsageError, withMetadata } from "../cli";
 import { type Column, outputArgs, outputStyle, type OutputStyle, renderJson, renderList } from "../output";
 import { type PeerRow, peerRows } from "./peer";
 import { isSafeToRemove, peerProgress, type RebalanceReport } from "./progress";
@@ -263,6 +263,10 @@ export function paceCommands(job: JobName, noun: string) {
       },
       run: (args) => {
         const bytesPerSecond = args.rate === "default" ? null : parseRate(args.rate);
+        if (bytesPerSecond !== null && bytesPerSecond < 1)
+          throw new UsageError(
+            `Cannot limit ${noun} to "${args.rate}": give 1 byte per second or more, or hold it (torus ctl ${job} pause)`,
+          );
         const said =
           bytesPerSecond === null
             ? "as each daemon was started"
