@@ -9,6 +9,9 @@
  * epoll_wait instead would start and cancel a kernel timer with every wait, which costs a virtual machine several
  * exits a request.
  *
+ * Before it sleeps, a loop whose events come soon asks for them for a moment: see BusyPoll. Other threads have its core
+ * meanwhile if they are ready.
+ *
  * A turn: epoll_wait -> handlers -> due timers -> (promises -> end-of-turn work) until quiet. The runtime itself
  * gets its turn (posted messages, unhandled rejections) when the loop was kicked or idle, and now and then under
  * load: after every turn it would cost 7 us, a third of a small request. An exception of a handler is a bug: it
@@ -17,6 +20,7 @@
 import { drainMicrotasks } from "bun:jsc";
 import type { Clock, Timer, TurnScheduler } from "../clock";
 import { assert } from "../errors";
+import { BusyPoll } from "./busy-poll";
 import { C, libc, must } from "./libc";
 import { nativeBuffer } from "./memory";
 import { bootTimeMs } from "./system";
@@ -86,6 +90,9 @@ export class EventLoop implements Clock, TurnScheduler {
   #timersDue = false;
   readonly #hooks: TurnEndHook[] = [];
   readonly #blockMsMax: number;
+  readonly #poll = new BusyPoll();
+  /** When the last wait ended. */
+  #wokeMs = performance.now();
   #afterTurn: (() => void)[] = [];
   #generation = 0;
   #running = false;
@@ -201,7 +208,7 @@ export class EventLoop implements Clock, TurnScheduler {
 
   #waitAndHandle(timeoutMs: number): number {
     this.turnCount++;
-    const count = libc.epollWait(this.#epoll, this.#events.address, EVENT_COUNT_MAX, timeoutMs);
+    const count = timeoutMs === 0 ? this.#epollWait(0) : this.#await(timeoutMs);
     if (count < 0 && count !== -C.EINTR) must("wait for events", count);
     const view = this.#events.view;
     for (let index = 0; index < count; index++) {
@@ -217,6 +224,30 @@ export class EventLoop implements Clock, TurnScheduler {
       this.#timers.runDue(bootTimeMs());
     }
     return count;
+  }
+
+  /** Waits, at first by asking where that pays. */
+  #await(timeoutMs: number): number {
+    const startedMs = performance.now();
+    const untilMs = startedMs + this.#poll.windowMs;
+    let endedMs = startedMs;
+    let count = 0;
+    while (count === 0 && endedMs < untilMs) {
+      count = this.#epollWait(0);
+      if (count === 0) libc.schedYield();
+      endedMs = performance.now();
+    }
+    if (count === 0) {
+      count = this.#epollWait(timeoutMs);
+      endedMs = performance.now();
+    }
+    this.#poll.note(startedMs - this.#wokeMs, endedMs - startedMs);
+    this.#wokeMs = endedMs;
+    return count;
+  }
+
+  #epollWait(timeoutMs: number): number {
+    return libc.epollWait(this.#epoll, this.#events.address, EVENT_COUNT_MAX, timeoutMs);
   }
 
   /** For Watch. */

@@ -25,6 +25,7 @@ const { symbols } = dlopen("libc.so.6", {
   connect: { args: [fd, pointer, int], returns: int },
   epoll_create1: { args: [int], returns: int },
   epoll_ctl: { args: [fd, int, fd, pointer], returns: int },
+  sched_yield: { args: [], returns: int },
   epoll_wait: { args: [fd, pointer, int, int], returns: int },
   eventfd: { args: ["u32", int], returns: int },
   fallocate: { args: [fd, int, offset, offset], returns: int },
@@ -108,6 +109,8 @@ export const libc = {
   epollCreate: () => checked(symbols.epoll_create1(EPOLL_CLOEXEC)),
   epollCtl: (epoll: number, operation: number, file: number, event: number) =>
     checked(symbols.epoll_ctl(epoll, operation, file, at(event))),
+  /** Lets other threads that are ready have this one's core. */
+  schedYield: () => symbols.sched_yield(),
   epollWait: (epoll: number, events: number, eventCountMax: number, timeoutMs: number) =>
     checked(symbols.epoll_wait(epoll, at(events), eventCountMax, timeoutMs)),
   eventfd: (initial: number, flags: number) => checked(symbols.eventfd(initial, flags)),
