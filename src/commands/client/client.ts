@@ -1,6 +1,6 @@
 /** What every command that opens volumes stands on: metadata, data path and the volumes' shared settings. */
 import type { ArgsDef } from "citty";
-import { type TorusError, parseSize } from "../../base";
+import { type TorusError, parseDuration, parseSize } from "../../base";
 import { systemClock } from "../../base/io";
 import { MetaRegistry } from "../../meta";
 import { loadTlsIdentity } from "../../net/tls";
@@ -72,13 +72,14 @@ export interface Client {
 
 const WAIT_MS_DEFAULT = 20_000;
 
-/** Connects to metadata and starts the data path; `onFatal` runs when it can't go on. */
+/** Connects to metadata and starts the data path; `onFatal` runs when it can't go on. `--wait` wins over the default. */
 export async function startClient(
   flags: VolumeFlags,
-  waitForLockMs: number = WAIT_MS_DEFAULT,
+  waitDefaultMs: number = WAIT_MS_DEFAULT,
   onFatal: (error: TorusError) => void = () => {},
 ): Promise<Client> {
   const writeLevel = flags["write-level"] === undefined ? undefined : parseWriteLevel(flags["write-level"]);
+  const waitForLockMs = flags.wait === undefined ? waitDefaultMs : parseDuration(flags.wait);
   const logger = makeLogger("text", flags.debug ? "debug" : "info");
   const store = await openStore(await resolveMetaLocation(flags));
   const metadata = metadataOver(store);

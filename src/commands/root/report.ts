@@ -1,6 +1,6 @@
 /**
  * The one map from an error to what a person sees and the exit code: a TorusError is its message, on one line,
- * with the code it carries; an output that nobody reads any more is no fault of ours; all else is a bug and says so. A stack is shown only with --debug.
+ * with the code it carries; an output that nobody reads any more or that has no room is no fault of ours; all else is a bug and says so. A stack is shown only with --debug.
  */
 import { AssertionError, TorusError } from "../../base";
 
@@ -26,6 +26,8 @@ function describe(error: unknown): ErrorReport {
   if (error instanceof TorusError) return { text: oneLine(error.message), exitCode: error.exitCode };
   if (error instanceof Error && "code" in error && error.code === "EPIPE")
     return { text: "Cannot write the output: whoever read it has closed it", exitCode: FAILED };
+  if (error instanceof Error && "code" in error && error.code === "ENOSPC")
+    return { text: "Cannot write the output: there is no space left where it goes", exitCode: FAILED };
   const message = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
   return { text: `Internal error: ${oneLine(message)}; please report it, with --debug`, exitCode: FAILED };
 }

@@ -29,6 +29,14 @@ test("reportError says in words that nobody reads the output any more", () => {
   });
 });
 
+test("reportError says in words that the output has no space", () => {
+  const full = Object.assign(new Error("ENOSPC: no space left on device, write"), { code: "ENOSPC" });
+  expect(reportError(full, false)).toEqual({
+    text: "Cannot write the output: there is no space left where it goes",
+    exitCode: 1,
+  });
+});
+
 test("reportError shows stacks and causes only with debug", () => {
   const error = new TorusError("x", "Cannot do it", { cause: new Error("the disk is gone") });
   expect(reportError(error, false).text).toBe("Cannot do it");
