@@ -35,6 +35,26 @@ export type RingChange =
       readonly members?: readonly RingMember[];
     };
 
+/** What an administrator may set of one peer. */
+export interface PeerSettings {
+  readonly peerId: PeerId;
+  readonly weight?: number;
+  readonly zone?: string;
+}
+
+/** What a change sets of one peer beyond this ring: its own record has to say the same. */
+export function peerSettingsOf(change: RingChange): PeerSettings | undefined {
+  switch (change.kind) {
+    case "undrain":
+    case "set-weight":
+      return { peerId: change.peerId, weight: change.weight };
+    case "set-zone":
+      return { peerId: change.peerId, zone: change.zone };
+    default:
+      return undefined;
+  }
+}
+
 export interface RingRequest {
   readonly type?: RingType;
   readonly replication: number;
@@ -99,13 +119,9 @@ function finish(draft: RingSpec, previous?: RingSpec, mayMove = true): RingSpec 
       "bad-change",
       `Cannot set replication ${draft.replication}: give 1 to ${REPLICATION_MAX}`,
     );
-  for (const member of draft.members) {
-    if (!isZone(member.zone))
-      throw new RingError(
-        "bad-change",
-        `Cannot put peer ${member.peerId} into that zone: give at most 128 printable characters`,
-      );
-    if (!isWeight(member.weight)) checkWeight(member.peerId, member.weight);
+  for (const { peerId, weight, zone } of draft.members) {
+    checkZone(peerId, zone);
+    if (!isWeight(weight)) checkWeight(peerId, weight);
   }
   const members = draft.members.toSorted((a, b) => (a.peerId < b.peerId ? -1 : a.peerId > b.peerId ? 1 : 0));
   const spec: RingSpec = { ...draft, members };
@@ -178,6 +194,20 @@ function findMember(spec: RingSpec, peerId: PeerId): RingMember {
   const member = spec.members.find((candidate) => candidate.peerId === peerId);
   if (!member) throw new RingError("unknown-peer", `Cannot change peer ${peerId}: it is not in the ring`);
   return member;
+}
+
+/** Throws RingError for a weight or zone that no ring takes; for a peer that is in none yet. */
+export function checkPeerSettings({ peerId, weight, zone }: PeerSettings): void {
+  if (weight !== undefined) checkWeight(peerId, weight);
+  if (zone !== undefined) checkZone(peerId, zone);
+}
+
+function checkZone(peerId: PeerId, zone: string): void {
+  if (isZone(zone)) return;
+  throw new RingError(
+    "bad-change",
+    `Cannot put peer ${peerId} into that zone: give at most 128 printable characters`,
+  );
 }
 
 function checkWeight(peerId: PeerId, weight: number): void {

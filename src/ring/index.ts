@@ -1,5 +1,13 @@
 export { buildRing, unionSpec } from "./build";
-export { createRing, nextRing, type RingChange, type RingRequest } from "./change";
+export {
+  checkPeerSettings,
+  createRing,
+  nextRing,
+  type PeerSettings,
+  peerSettingsOf,
+  type RingChange,
+  type RingRequest,
+} from "./change";
 export { RingError, type RingErrorCode } from "./errors";
 export { hashToPartition, PARTITION_STRIDE, PARTITION_WINDOW_BLOCKS } from "./hash";
 export { balanceOf, type PeerPlan, planBlocks, planChange, type RingBalance, type RingPlan } from "./plan";

@@ -12,6 +12,7 @@ interface Ring {
 }
 
 let cluster: Cluster;
+const attempt = (...args: string[]) => cluster.attempt(["ctl", ...args, ...cluster.metaFlags]);
 const ring = () => cluster.ctlJson<Ring>("ring", "get");
 
 scene.test("daemons that join at the same moment are all members", async () => {
@@ -42,6 +43,62 @@ scene.test("changes by many commands at once are all made, each exactly once", a
     const member = after.members.find((one) => one.peerId === peerId);
     expect(member).toMatchObject({ weight: 10 + index, zone: `rack-${index}` });
   }
+});
+
+interface Plan {
+  readonly fromVersion: number;
+  readonly toVersion: number;
+  readonly peers: readonly { readonly peerId: string; readonly bytesAfter: number; readonly zone: string }[];
+}
+
+scene.test("ring and peers' records agree after changes of one peer at once, and a refused one changes neither", async () => {
+  const { members, version } = await ring();
+  const { peerId } = members[1]!;
+  const weights = [21, 22, 23, 24, 25, 26].map(String);
+  await Promise.all(weights.map((weight) => cluster.ctl("peer", "set-weight", peerId, weight)));
+  for (const [value, exitCode] of [
+    ["1e300", 1],
+    ["0", 2],
+  ] as const)
+    expect(await attempt("peer", "set-weight", peerId, value)).toMatchObject({ exitCode });
+  const inRing = (await ring()).members.find((member) => member.peerId === peerId)!;
+  const record = (await cluster.peers()).find((peer) => peer.peerId === peerId)!;
+  expect(weights).toContain(String(inRing.weight));
+  expect(record.weight).toBe(inRing.weight);
+  expect((await ring()).version).toBe(version + weights.length);
+});
+
+scene.test("a plan shows several changes at once, and changes nothing", async () => {
+  const before = await ring();
+  const [first, second, third] = before.members.map((member) => member.peerId) as [string, string, string];
+  const plan = await cluster.ctlJson<Plan>(
+    ...["ring", "plan", "--remove", first, "--drain", second],
+    ...["--weight", `${third}=40`, "--zone", `${third}=attic`, "--replication", "3"],
+  );
+  expect(plan.toVersion).toBe(before.version + 5);
+  expect(plan.peers.find((peer) => peer.peerId === third)?.zone).toBe("attic");
+  expect(await ring()).toEqual(before);
+  const refused = await attempt("ring", "plan", "--remove", first, "--type", "ketama");
+  expect(refused).toMatchObject({ exitCode: 2 });
+});
+
+scene.test("a weight of a draining peer waits until it is undrained", async () => {
+  const { peerId } = (await ring()).members[2]!;
+  const weight = async () => (await ring()).members.find((member) => member.peerId === peerId)?.weight;
+  await cluster.ctl("peer", "drain", peerId);
+  expect(await cluster.ctl("peer", "set-weight", peerId, "55")).toContain("when undrained");
+  expect(await weight()).toBe(0);
+  await cluster.ctl("peer", "undrain", peerId);
+  expect(await weight()).toBe(55);
+});
+
+scene.test("the last peers that take blocks are not removed by a slip", async () => {
+  const before = await ring();
+  const all = before.members.map((member) => member.peerId);
+  const refused = await attempt("peer", "remove", ...all);
+  expect(refused.exitCode).toBe(1);
+  expect(refused.stderr).toContain("none that takes blocks would be left");
+  expect(await ring()).toEqual(before);
 });
 
 scene.test(

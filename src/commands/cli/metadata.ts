@@ -16,7 +16,7 @@ import {
   VolumeAdmin,
 } from "../../meta";
 import { openMetadataStore } from "../../net";
-import { nextRing, type RingChange, type RingSpec } from "../../ring";
+import { nextRing, type PeerSettings, peerSettingsOf, type RingChange, type RingSpec } from "../../ring";
 import { CommandError } from "./errors";
 import { type MetaFlags, type MetaLocation, resolveMetaLocation } from "./meta-options";
 
@@ -68,12 +68,43 @@ export async function withMetadata<T>(
 const RING_ROUNDS_MAX = 20;
 
 /** Puts a change of the ring in force, on top of whatever others changed meanwhile. */
-export async function changeRing(metadata: Metadata, change: RingChange): Promise<RingSpec> {
+export function changeRing(metadata: Metadata, change: RingChange): Promise<RingSpec> {
+  return onCurrentRing(metadata, async (current) => {
+    const next = nextRing(current, change);
+    await metadata.ring.change(next, peerSettingsOf(change));
+    return next;
+  });
+}
+
+/** What a change of one peer's settings came to: at once, or when it is added, or when it is undrained. */
+export interface PeerChanged {
+  readonly ring: RingSpec;
+  readonly takesEffect: "now" | "when added" | "when undrained";
+}
+
+/** Sets weight or zone of a peer in ring and record; of one that holds no blocks by this ring, in its record. */
+export function changePeer(
+  metadata: Metadata,
+  change: Extract<RingChange, { kind: "set-weight" | "set-zone" }>,
+): Promise<PeerChanged> {
+  return onCurrentRing(metadata, async (current) => {
+    const member = current.members.find((one) => one.peerId === change.peerId);
+    const isDrained = change.kind === "set-weight" && member?.weight === 0;
+    if (member !== undefined && !isDrained) {
+      const next = nextRing(current, change);
+      await metadata.ring.change(next, peerSettingsOf(change));
+      return { ring: next, takesEffect: "now" };
+    }
+    await metadata.peers.update(peerSettingsOf(change) as PeerSettings, current.version);
+    return { ring: current, takesEffect: isDrained ? "when undrained" : "when added" };
+  });
+}
+
+/** Does the work on the current ring, again when somebody else changed it meanwhile. */
+async function onCurrentRing<T>(metadata: Metadata, work: (current: RingSpec) => Promise<T>): Promise<T> {
   for (let round = 0; round < RING_ROUNDS_MAX; round++) {
-    const next = nextRing(await metadata.ring.current(), change);
     try {
-      await metadata.ring.change(next);
-      return next;
+      return await work(await metadata.ring.current());
     } catch (error) {
       if (!isMetaError(error, "ring-changed")) throw error;
     }

@@ -4,11 +4,13 @@ import type { PeerEntry } from "../../meta";
 import type { RingChange, RingSpec } from "../../ring";
 import {
   CommandError,
+  changePeer,
   changeRing,
   group,
   leaf,
   type Metadata,
   metaArgs,
+  type PeerChanged,
   UsageError,
   withMetadata,
 } from "../cli";
@@ -151,16 +153,26 @@ const variadic = "ADDRESS|UUID...";
 async function onePeerChange(
   flags: Parameters<typeof withMetadata>[0] & { readonly json?: boolean | undefined },
   text: string,
-  change: (peer: PeerEntry, metadata: Metadata) => Promise<RingChange> | RingChange,
-  done: (peer: PeerEntry) => string,
+  change: (peer: PeerEntry) => RingChange,
+  done: (peer: PeerEntry, takesEffect: PeerChanged["takesEffect"]) => string,
 ): Promise<void> {
   await withMetadata(flags, async (metadata) => {
     const { peers } = await metadata.peers.list();
     const peer = findPeer(peers, text);
-    const ring = await changeRing(metadata, await change(peer, metadata));
-    console.log(flags.json ? JSON.stringify({ peerId: peer.peerId, ringVersion: ring.version }) : done(peer));
+    const wanted = change(peer);
+    const { ring, takesEffect } =
+      wanted.kind === "set-weight" || wanted.kind === "set-zone"
+        ? await changePeer(metadata, wanted)
+        : { ring: await changeRing(metadata, wanted), takesEffect: "now" as const };
+    console.log(
+      flags.json
+        ? JSON.stringify({ peerId: peer.peerId, ringVersion: ring.version, takesEffect })
+        : done(peer, takesEffect),
+    );
   });
 }
+
+const later = (takesEffect: PeerChanged["takesEffect"]) => (takesEffect === "now" ? "" : ` ${takesEffect}`);
 
 export const peerAddCommand = leaf({
   name: "add",
@@ -191,6 +203,30 @@ export const peerAddCommand = leaf({
   },
 });
 
+/**
+ * Taking out peers whose blocks nobody else could give, or the last ones that take blocks, is refused unless forced;
+ * fewer peers than copies is said.
+ */
+function checkRemaining(ring: RingSpec, chosen: readonly PeerRow[], force: boolean): void {
+  const isChosen = new Set<PeerId>(chosen.map((peer) => peer.peerId));
+  const placing = ring.members.filter((member) => member.weight > 0 && !isChosen.has(member.peerId));
+  const down = chosen.filter((peer) => peer.member === "DOWN" && ring.members.some((one) => one.peerId === peer.peerId));
+  if (!force && placing.length === 0)
+    throw new CommandError(
+      "conflict",
+      "Cannot remove these peers: none that takes blocks would be left; add others first, or use --force",
+    );
+  if (!force && down.length >= ring.replication)
+    throw new CommandError(
+      "conflict",
+      `Cannot remove ${down.length === 1 ? `peer ${down[0]?.address}` : `${down.length} peers at once`}: with replication ${ring.replication}, what only ${down.length === 1 ? "it holds" : "they hold"} could not be read; start ${down.length === 1 ? "it" : "them"} again, or use --force when the disk is lost`,
+    );
+  if (placing.length < ring.replication)
+    console.error(
+      `Only ${placing.length} ${placing.length === 1 ? "peer takes" : "peers take"} blocks from now on: no block can have its ${ring.replication} copies until others are added`,
+    );
+}
+
 export const peerRemoveCommand = leaf({
   name: "remove",
   description: "Remove peers from the ring; what they held is copied from elsewhere",
@@ -200,8 +236,9 @@ export const peerRemoveCommand = leaf({
   async run(args, rest) {
     if (rest.length === 0) throw new UsageError(`Give ${variadic}`);
     await withMetadata(args, async (metadata) => {
-      const { rows } = await peerRows(metadata);
+      const { rows, ring } = await peerRows(metadata);
       const chosen = rest.map((text) => findPeer(rows, text));
+      checkRemaining(ring, chosen, args.force === true);
       for (const peer of chosen)
         if (
           peer.live &&
@@ -215,11 +252,11 @@ export const peerRemoveCommand = leaf({
               ? `Cannot remove peer ${peer.address} yet: it still holds ${backgroundReport(peer).blockCount} blocks; wait until torus ctl peer list calls it drained, or use --force`
               : `Cannot remove peer ${peer.address}: it is up and holds ${formatSize(peer.usedBytes)}; drain it first (torus ctl peer drain), or use --force`,
           );
-      const ring = await changeRing(metadata, { kind: "remove", peerIds: chosen.map((peer) => peer.peerId) });
+      const next = await changeRing(metadata, { kind: "remove", peerIds: chosen.map((peer) => peer.peerId) });
       console.log(
         args.json
-          ? JSON.stringify({ removed: chosen.map((peer) => peer.peerId), ringVersion: ring.version })
-          : `Removed ${chosen.length} from the ring: it is at version ${ring.version} with ${ring.members.length} members`,
+          ? JSON.stringify({ removed: chosen.map((peer) => peer.peerId), ringVersion: next.version })
+          : `Removed ${chosen.length} from the ring: it is at version ${next.version} with ${next.members.length} members`,
       );
     });
   },
@@ -288,11 +325,8 @@ export const peerSetWeightCommand = leaf({
     return onePeerChange(
       args,
       args.peer,
-      async (peer, metadata) => {
-        await metadata.peers.update(peer.peerId, { weight });
-        return { kind: "set-weight", peerId: peer.peerId, weight };
-      },
-      (peer) => `${peer.address} has weight ${weight}`,
+      ({ peerId }) => ({ kind: "set-weight", peerId, weight }),
+      (peer, takesEffect) => `${peer.address} has weight ${weight}${later(takesEffect)}`,
     );
   },
 });
@@ -311,11 +345,9 @@ export const peerSetZoneCommand = leaf({
     return onePeerChange(
       args,
       args.peer,
-      async (peer, metadata) => {
-        await metadata.peers.update(peer.peerId, { zone });
-        return { kind: "set-zone", peerId: peer.peerId, zone };
-      },
-      (peer) => `${peer.address} is in ${zone === "" ? "a zone of its own" : `zone ${zone}`}`,
+      ({ peerId }) => ({ kind: "set-zone", peerId, zone }),
+      (peer, takesEffect) =>
+        `${peer.address} is in ${zone === "" ? "a zone of its own" : `zone ${zone}`}${later(takesEffect)}`,
     );
   },
 });

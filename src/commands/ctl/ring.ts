@@ -170,13 +170,16 @@ export const ringPlanCommand = leaf({
   examples: [
     "torus ctl ring plan --add 10.0.0.4:40000",
     "torus ctl ring plan --replication 3",
-    "torus ctl ring plan --remove 8a1f",
+    "torus ctl ring plan --remove 8a1f --add 10.0.0.5:40000",
+    "torus ctl ring plan --weight 8a1f=500 --zone 8a1f=rack-2",
   ],
   args: {
     ...changeArgs,
     add: { type: "string", description: "Peers to add", valueHint: "PEER,PEER" },
     remove: { type: "string", description: "Peers to remove", valueHint: "PEER,PEER" },
-    drain: { type: "string", description: "Peer to drain", valueHint: "PEER" },
+    drain: { type: "string", description: "Peers to drain", valueHint: "PEER,PEER" },
+    weight: { type: "string", description: "Peers to weigh anew", valueHint: "PEER=N,PEER=N" },
+    zone: { type: "string", description: "Peers to put into zones", valueHint: "PEER=ZONE,PEER=ZONE" },
     exact: {
       type: "boolean",
       description:
@@ -234,34 +237,64 @@ function bytesColumn(name: string, title: string, value: (row: PeerPlan) => numb
   return { name, title, align: "right", value, text: (row, style) => formatSize(value(row), style) };
 }
 
-async function plannedRing(
-  metadata: Metadata,
-  current: RingSpec,
-  flags: {
-    readonly add?: string | undefined;
-    readonly remove?: string | undefined;
-    readonly drain?: string | undefined;
-    readonly type?: string | undefined;
-    readonly replication?: string | undefined;
-    readonly uuids?: string | undefined;
-  },
-): Promise<RingSpec> {
+interface PlanFlags {
+  readonly add?: string | undefined;
+  readonly remove?: string | undefined;
+  readonly drain?: string | undefined;
+  readonly weight?: string | undefined;
+  readonly zone?: string | undefined;
+  readonly type?: string | undefined;
+  readonly replication?: string | undefined;
+  readonly uuids?: string | undefined;
+}
+
+/** All changes that the flags name, one after the other, as the commands for them would make them. */
+async function plannedRing(metadata: Metadata, current: RingSpec, flags: PlanFlags): Promise<RingSpec> {
   const { peers } = await metadata.peers.list();
-  const named = (text: string) => text.split(",").map((one) => findPeer(peers, one));
-  if (flags.add !== undefined)
-    return nextRing(current, {
-      kind: "add",
-      members: named(flags.add).map(({ peerId, weight, zone }) => ({ peerId, weight, zone })),
-    });
-  if (flags.remove !== undefined)
-    return nextRing(current, { kind: "remove", peerIds: named(flags.remove).map((peer) => peer.peerId) });
-  if (flags.drain !== undefined)
-    return nextRing(current, { kind: "drain", peerId: findPeer(peers, flags.drain).peerId });
-  if (flags.type === undefined && flags.uuids === undefined && flags.replication !== undefined)
-    return nextRing(current, { kind: "set-replication", replication: parseReplication(flags.replication) });
-  if (flags.type === undefined && flags.uuids === undefined)
-    throw new UsageError("Say what to plan: --add, --remove, --drain, --replication, --type or --uuids");
-  return nextRing(current, await manualChange(metadata, flags));
+  const changes = plannedChanges(peers, flags);
+  if (flags.type !== undefined || flags.uuids !== undefined) {
+    if (changes.length > 0)
+      throw new UsageError(
+        "Cannot plan --type or --uuids together with changes of single peers: plan them one after the other",
+      );
+    return nextRing(current, await manualChange(metadata, flags));
+  }
+  if (flags.replication !== undefined)
+    changes.push({ kind: "set-replication", replication: parseReplication(flags.replication) });
+  if (changes.length === 0)
+    throw new UsageError(
+      "Say what to plan: --add, --remove, --drain, --weight, --zone, --replication, --type or --uuids",
+    );
+  return changes.reduce(nextRing, current);
+}
+
+function plannedChanges(peers: readonly PeerEntry[], flags: PlanFlags): RingChange[] {
+  const listed = (text: string | undefined) => text?.split(",") ?? [];
+  const members = listed(flags.add)
+    .map((one) => findPeer(peers, one))
+    .map(({ peerId, weight, zone }) => ({ peerId, weight, zone }));
+  const peerIds = listed(flags.remove).map((one) => findPeer(peers, one).peerId);
+  return [
+    ...(members.length > 0 ? [{ kind: "add", members } as const] : []),
+    ...listed(flags.weight).map((one) => {
+      const [peer, weight] = setting("weight", one);
+      return { kind: "set-weight", peerId: findPeer(peers, peer).peerId, weight: Number(weight) } as const;
+    }),
+    ...listed(flags.zone).map((one) => {
+      const [peer, zone] = setting("zone", one);
+      return { kind: "set-zone", peerId: findPeer(peers, peer).peerId, zone: zone === "-" ? "" : zone } as const;
+    }),
+    ...listed(flags.drain).map((one) => ({ kind: "drain", peerId: findPeer(peers, one).peerId }) as const),
+    ...(peerIds.length > 0 ? [{ kind: "remove", peerIds } as const] : []),
+  ];
+}
+
+/** PEER=VALUE; the peer may hold any character but the last equals sign. */
+function setting(flag: string, text: string): readonly [peer: string, value: string] {
+  const at = text.lastIndexOf("=");
+  if (at <= 0 || at === text.length - 1)
+    throw new UsageError(`Cannot use --${flag} ${text}: give PEER=${flag === "zone" ? "ZONE" : "N"}`);
+  return [text.slice(0, at), text.slice(at + 1)];
 }
 
 export const ringCommand = group("ring", "The ring: where blocks belong", {

@@ -5,6 +5,7 @@
  */
 import type { Incarnation, PeerId } from "../../base";
 import type { PeerRecord } from "../../engine";
+import { checkPeerSettings, type PeerSettings } from "../../ring";
 import { MetaError } from "../errors";
 import { decodePeer, decodeRing, encodePeer, MEMBERS_MAX, type StoredPeer } from "./codec";
 import { again, type MetaContext, readAll, repeat, unchanged } from "./context";
@@ -95,21 +96,30 @@ export class PeerDirectory {
     return peerEntry(decodePeer(entry), live !== undefined);
   }
 
-  /** Changes what an administrator may set; the ring has its own copy. */
-  async update(
-    peerId: PeerId,
-    change: { readonly zone?: string; readonly weight?: number },
-  ): Promise<PeerEntry> {
+  /**
+   * Sets what a ring will take from the record later, of a peer that ring version `ringVersion` does not place blocks
+   * on; throws "ring-changed" when that is no longer the current one. For a placing member see RingAdmin.change.
+   */
+  async update(settings: PeerSettings, ringVersion: number): Promise<void> {
+    checkPeerSettings(settings);
     const { store } = this.#context;
-    return repeat(this.#context, { what: `change peer ${peerId}` }, async () => {
-      const [entry, live] = await readAll(store, [keys.peer(peerId), keys.live(peerId)]);
+    const { peerId } = settings;
+    await repeat(this.#context, { what: `change peer ${peerId}` }, async () => {
+      const [entry, ring] = await readAll(store, [keys.peer(peerId), keys.ring]);
       if (entry === undefined) throw noSuchPeer(peerId);
-      const next = { ...decodePeer(entry), ...change };
+      const current = ring === undefined ? 0 : decodeRing(ring).spec.version;
+      if (current !== ringVersion)
+        throw new MetaError(
+          "ring-changed",
+          `Cannot change peer ${peerId}: the ring is at version ${current} by now; look at it and try again`,
+        );
       const result = await store.transact({
-        compares: [unchanged(keys.peer(peerId), entry)],
-        operations: [{ kind: "put", key: keys.peer(peerId), value: encodePeer(next) }],
+        compares: [unchanged(keys.peer(peerId), entry), unchanged(keys.ring, ring)],
+        operations: [
+          { kind: "put", key: keys.peer(peerId), value: encodePeer({ ...decodePeer(entry), ...settings }) },
+        ],
       });
-      return result.committed ? peerEntry(next, live !== undefined) : again;
+      return result.committed ? undefined : again;
     });
   }
 

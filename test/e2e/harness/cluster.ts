@@ -272,6 +272,7 @@ export interface PeerRow {
   readonly address: string;
   readonly usedBytes: number;
   readonly sizeBytes: number;
+  readonly weight: number;
   readonly member: string;
 }
 

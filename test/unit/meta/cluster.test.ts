@@ -170,9 +170,36 @@ describe("PeerDirectory", () => {
 
   test("zone and weight set by an administrator outlive a restart that does not name them", async () => {
     await world.run((await world.run(world.peers.register(peer(1)))).close());
-    await world.run(world.peers.update(peerId(1), { zone: "b", weight: 3 }));
+    const { version } = await world.run(world.rings.current());
+    await world.run(world.peers.update({ peerId: peerId(1), zone: "b", weight: 3 }, version));
     await world.run(world.peers.register(peer(1, { bootCount: 2 })));
     expect(await world.run(world.peers.get(peerId(1)))).toMatchObject({ zone: "b", weight: 3 });
+  });
+
+  test("a peer's settings are checked, and refused when the ring has changed", async () => {
+    await world.run(world.peers.register(peer(1)));
+    const { version } = await world.run(world.rings.current());
+    const before = await world.run(world.peers.get(peerId(1)));
+    for (const settings of [{ weight: 1e300 }, { weight: 0 }, { weight: Number.NaN }, { zone: "a\n" }])
+      expect(await world.code(world.peers.update({ peerId: peerId(1), ...settings }, version))).toBe("bad-change");
+    expect(await world.code(world.peers.update({ peerId: peerId(1), weight: 3 }, version + 1))).toBe("ring-changed");
+    expect(await world.run(world.peers.get(peerId(1)))).toEqual(before);
+  });
+
+  test("a change of the ring and of a peer's record is one: both or neither", async () => {
+    await world.run(world.peers.register(peer(1)));
+    const ring = await world.run(world.rings.current());
+    const changes = [11, 12].map((weight) =>
+      world.rings.change(
+        { ...ring, version: ring.version + 1, members: [{ peerId: peerId(1), weight, zone: "" }] },
+        { peerId: peerId(1), weight },
+      ),
+    );
+    const outcomes = await world.run(Promise.allSettled(changes));
+    expect(outcomes.filter((one) => one.status === "fulfilled").length).toBe(1);
+    const after = await world.run(world.rings.current());
+    const record = await world.run(world.peers.get(peerId(1)));
+    expect(record.weight).toBe(after.members[0]!.weight);
   });
 
   test("forget is refused while running or in the ring", async () => {
