@@ -109,7 +109,12 @@ for (const scheme of ["adp", "http"] as const)
       await cluster.ctl("block", "snapshot", "create", "his@now");
       await cluster.ctl("block", "clone", "his@now", `copy-${scheme}`);
       expect(await refusedTo(alice, `copy-${scheme}`)).toContain(NOT_NAMED);
+      const allowed = async () =>
+        (await cluster.ctlJson<{ allowedClients: string[] | null }>("volume", "info", `copy-${scheme}`))
+          .allowedClients;
+      expect(await allowed()).toEqual(["bob"]);
       await cluster.ctl("volume", "access", `copy-${scheme}`, "--allow", "alice");
+      expect(await allowed()).toEqual(["alice"]);
       const copy = await serveAs("alice-copy", alice, `copy-${scheme}`);
       // Half of it are his blocks, which she reads as the clone's.
       await qemuIo(scene, copy.uri(`copy-${scheme}`), [

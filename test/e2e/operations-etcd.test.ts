@@ -90,6 +90,11 @@ scene.test("users of etcd get what the guide gives them, and no more", async () 
     const { stdout } = await as("root", "ctl", "ring", "get", "--json");
     return added.exitCode === 0 && (JSON.parse(stdout) as { members: unknown[] }).members.length === 1;
   });
+  const { stdout: found } = await as("root", "ctl", "doctor", "--json");
+  const checks = (JSON.parse(found) as { check: string; verdict: string }[]).filter(
+    ({ check }) => check === "clock",
+  );
+  expect(checks).toMatchObject([{ verdict: "ok" }]);
   for (const name of ["theirs", "data"])
     expect((await as("root", "ctl", "volume", "create-block", name, "64MiB")).exitCode).toBe(0);
   const { volumeId } = JSON.parse((await as("root", "ctl", "volume", "info", "data", "--json")).stdout) as {

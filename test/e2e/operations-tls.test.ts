@@ -220,6 +220,32 @@ describe("a daemon that keeps the metadata, with certificates", () => {
     },
   );
 
+  scene.test("a request over HTTPS that claims 4 GiB is refused, logged once, and harms nobody", async () => {
+    const { adminUrl } = cluster.daemons[0]!;
+    const { hostname, port } = new URL(adminUrl);
+    const claim = () => {
+      const socket = connectTls({ host: hostname, port: Number(port), ...pem(client) });
+      sockets.push(socket);
+      return new Promise<string>((resolve, reject) => {
+        socket.on("error", reject);
+        socket.on("data", (answer) => resolve(answer.toString()));
+        socket.on("secureConnect", () => {
+          socket.write(
+            `PUT /log-level HTTP/1.1\r\nhost: ${hostname}\r\ncontent-length: ${2 ** 32}\r\n\r\n${"x".repeat(100_000)}`,
+          );
+        });
+      });
+    };
+    for (const answer of await Promise.all(Array.from({ length: 20 }, claim)))
+      expect(answer).toStartWith("HTTP/1.1 413");
+    const lines = cluster.daemons[0]!.output()
+      .split("\n")
+      .filter((line) => line.includes(`its body claims ${2 ** 32} bytes`));
+    expect(lines.length).toBeGreaterThan(0);
+    expect(lines.length).toBeLessThan(5);
+    expect((await as(client, "volume", "list")).stdout).toContain("disk");
+  });
+
   scene.test(
     "a renewed certificate is taken on SIGHUP while connections stay, a broken one is not",
     async () => {

@@ -51,22 +51,25 @@ interface Plan {
   readonly peers: readonly { readonly peerId: string; readonly bytesAfter: number; readonly zone: string }[];
 }
 
-scene.test("ring and peers' records agree after changes of one peer at once, and a refused one changes neither", async () => {
-  const { members, version } = await ring();
-  const { peerId } = members[1]!;
-  const weights = [21, 22, 23, 24, 25, 26].map(String);
-  await Promise.all(weights.map((weight) => cluster.ctl("peer", "set-weight", peerId, weight)));
-  for (const [value, exitCode] of [
-    ["1e300", 1],
-    ["0", 2],
-  ] as const)
-    expect(await attempt("peer", "set-weight", peerId, value)).toMatchObject({ exitCode });
-  const inRing = (await ring()).members.find((member) => member.peerId === peerId)!;
-  const record = (await cluster.peers()).find((peer) => peer.peerId === peerId)!;
-  expect(weights).toContain(String(inRing.weight));
-  expect(record.weight).toBe(inRing.weight);
-  expect((await ring()).version).toBe(version + weights.length);
-});
+scene.test(
+  "ring and peers' records agree after changes of one peer at once, and a refused one changes neither",
+  async () => {
+    const { members, version } = await ring();
+    const { peerId } = members[1]!;
+    const weights = [21, 22, 23, 24, 25, 26].map(String);
+    await Promise.all(weights.map((weight) => cluster.ctl("peer", "set-weight", peerId, weight)));
+    for (const [value, exitCode] of [
+      ["1e300", 1],
+      ["0", 2],
+    ] as const)
+      expect(await attempt("peer", "set-weight", peerId, value)).toMatchObject({ exitCode });
+    const inRing = (await ring()).members.find((member) => member.peerId === peerId)!;
+    const record = (await cluster.peers()).find((peer) => peer.peerId === peerId)!;
+    expect(weights).toContain(String(inRing.weight));
+    expect(record.weight).toBe(inRing.weight);
+    expect((await ring()).version).toBe(version + weights.length);
+  },
+);
 
 scene.test("a plan shows several changes at once, and changes nothing", async () => {
   const before = await ring();

@@ -249,6 +249,26 @@ print("written", flush=True)
   });
 });
 
+describe("--wait", () => {
+  const scene = openScene("waiting");
+
+  scene.test("says how long a command waits for a volume that somebody has attached", async () => {
+    const cluster = await Cluster.embedded(scene, { size: "512MiB" });
+    await cluster.createVolume("disk", "64MiB");
+    const server = await cluster.serve("blk", ["disk"]);
+    const image = scene.path("image");
+    writeFileSync(image, randomBytes(MEBIBYTE));
+    const load = (wait: string) =>
+      cluster.attempt(["ctl", "block", "load", image, "disk", "--wait", wait, ...cluster.metaFlags]);
+    const patient = load("5m");
+    const hasty = await load("100ms");
+    expect(hasty.exitCode).toBe(1);
+    expect(hasty.stderr).toContain('volume "disk"');
+    expect(await server.stop()).toBe(0);
+    expect((await patient).exitCode).toBe(0);
+  });
+});
+
 describe("two ctl at once", () => {
   const scene = openScene("racing");
 

@@ -19,4 +19,12 @@ export {
   type ReadLevel,
   type WriteLevel,
 } from "./volume-options";
-export { changePeer, changeRing, type PeerChanged, type Metadata, metadataOver, openStore, withMetadata } from "./metadata";
+export {
+  changePeer,
+  changeRing,
+  type PeerChanged,
+  type Metadata,
+  metadataOver,
+  openStore,
+  withMetadata,
+} from "./metadata";

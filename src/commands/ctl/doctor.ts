@@ -16,8 +16,8 @@ import {
 import { connect } from "node:net";
 import { join } from "node:path";
 import { formatSize } from "../../base";
-import { leaf, metaArgs, metadataOver, openStore, resolveMetaLocation } from "../cli";
-import { outputArgs, outputStyle, paint, renderJson } from "../output";
+import { leaf, type MetaLocation, metaArgs, metadataOver, openStore, resolveMetaLocation } from "../cli";
+import { type Column, outputArgs, outputStyle, paint, renderJson, renderList } from "../output";
 
 type Verdict = "ok" | "warning" | "problem";
 
@@ -172,11 +172,18 @@ async function metadata(flags: Parameters<typeof resolveMetaLocation>[0]): Promi
 }
 
 /** The clock of a daemon or etcd, by the Date header of its HTTP answer; to the second. */
-async function clockSkew(url: string | undefined): Promise<Finding[]> {
+async function clockSkew(location: MetaLocation): Promise<Finding[]> {
+  const url = clockUrl(location);
   if (url === undefined) return [];
   try {
+    const { certFile, keyFile, caFile } = location;
+    const file = (path: string | undefined) => (path === undefined ? undefined : Bun.file(path));
+    const tls = { cert: file(certFile), key: file(keyFile), ca: file(caFile) };
     const beforeMs = Date.now();
-    const answer = await fetch(url, { signal: AbortSignal.timeout(CLOCK_ANSWER_MS) });
+    const answer = await fetch(url, {
+      signal: AbortSignal.timeout(CLOCK_ANSWER_MS),
+      ...(url.startsWith("https:") ? { tls } : {}),
+    });
     const middleMs = (beforeMs + Date.now()) / 2;
     const theirs = Date.parse(answer.headers.get("date") ?? "");
     if (Number.isNaN(theirs)) return [];
@@ -195,12 +202,20 @@ async function clockSkew(url: string | undefined): Promise<Finding[]> {
   }
 }
 
-/** Where the Date header can be read; undefined where there is no HTTP or it wants a certificate. */
-function clockUrl(metaUrl: string): string | undefined {
-  if (metaUrl.startsWith("http:")) return `${metaUrl.replace(/\/$/, "")}/healthz`;
-  const etcd = /^etcd:\/\/(?:[^@/]*@)?([^,/]+)/.exec(metaUrl)?.[1];
-  return etcd === undefined ? undefined : `http://${etcd}/health`;
+/** Where the Date header can be read; undefined where the metadata is a file. */
+function clockUrl({ url, certFile, keyFile, caFile }: MetaLocation): string | undefined {
+  if (/^https?:/.test(url)) return `${url.replace(/\/$/, "")}/healthz`;
+  const etcd = /^etcd:\/\/(?:[^@/]*@)?([^,/]+)/.exec(url)?.[1];
+  const isSecured = certFile !== undefined || keyFile !== undefined || caFile !== undefined;
+  return etcd === undefined ? undefined : `http${isSecured ? "s" : ""}://${etcd}/health`;
 }
+
+const findingColumns: readonly Column<Finding>[] = [
+  { name: "check", title: "CHECK", value: (row) => row.check },
+  { name: "verdict", title: "VERDICT", value: (row) => row.verdict },
+  { name: "found", title: "FOUND", value: (row) => row.found },
+  { name: "advice", title: "ADVICE", value: (row) => row.advice },
+];
 
 const TONES = { ok: "good", warning: "warn", problem: "bad" } as const;
 
@@ -211,19 +226,21 @@ export const doctorCommand = leaf({
   args: {
     "data-dir": { type: "string", description: "Disk to measure (default: here)", valueHint: "DIR" },
     json: outputArgs.json,
+    csv: outputArgs.csv,
     ...metaArgs,
   },
   async run(args) {
-    const { url } = await resolveMetaLocation(args);
+    const location = await resolveMetaLocation(args);
     const findings = [
       kernelModule("nbd", "torus blk attach"),
       openFiles(),
       ...disk(args["data-dir"] ?? "."),
       ...(await metadata(args)),
-      ...(await clockSkew(clockUrl(url))),
+      ...(await clockSkew(location)),
     ];
     const style = outputStyle(args);
     if (style.format === "json") process.stdout.write(renderJson(findings));
+    else if (style.format === "csv") process.stdout.write(renderList(findingColumns, findings, style));
     else
       for (const { check, verdict, found, advice } of findings) {
         console.log(`${paint(verdict.padEnd(8), TONES[verdict], style)}${check}: ${found}`);

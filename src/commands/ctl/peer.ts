@@ -210,7 +210,9 @@ export const peerAddCommand = leaf({
 function checkRemaining(ring: RingSpec, chosen: readonly PeerRow[], force: boolean): void {
   const isChosen = new Set<PeerId>(chosen.map((peer) => peer.peerId));
   const placing = ring.members.filter((member) => member.weight > 0 && !isChosen.has(member.peerId));
-  const down = chosen.filter((peer) => peer.member === "DOWN" && ring.members.some((one) => one.peerId === peer.peerId));
+  const down = chosen.filter(
+    (peer) => peer.member === "DOWN" && ring.members.some((one) => one.peerId === peer.peerId),
+  );
   if (!force && placing.length === 0)
     throw new CommandError(
       "conflict",

@@ -7,7 +7,7 @@ import { type BlockRef, formatBlockRef, parseDuration, type PeerId } from "../..
 import { buildRing, copyCount, type RingSpec } from "../../ring";
 import { type Client, withClient } from "../client";
 import { CommandError, leaf, metaArgs } from "../cli";
-import { outputArgs, outputStyle, renderJson } from "../output";
+import { type Column, outputArgs, outputStyle, renderJson, renderList } from "../output";
 import { peerRows } from "./peer";
 
 export interface HeldBlock {
@@ -167,6 +167,25 @@ function describe(check: RingCheck): string {
   return `${lines.join("\n")}\n`;
 }
 
+interface WrongCopy {
+  readonly block: string;
+  readonly peerId: PeerId;
+  readonly wrong: "missing" | "surplus" | "damaged";
+}
+
+const wrongColumns: readonly Column<WrongCopy>[] = [
+  { name: "block", title: "BLOCK", value: (row) => row.block },
+  { name: "peerId", title: "UUID", value: (row) => row.peerId },
+  { name: "wrong", title: "WRONG", value: (row) => row.wrong },
+];
+
+/** One row a copy that is not as the ring wants it. */
+function wrongCopies(check: RingCheck): WrongCopy[] {
+  return (["missing", "surplus", "damaged"] as const).flatMap((wrong) =>
+    check[wrong].flatMap(({ block, peerIds }) => peerIds.map((peerId) => ({ block, peerId, wrong }))),
+  );
+}
+
 export const ringCheckCommand = leaf({
   name: "check",
   description:
@@ -179,6 +198,7 @@ export const ringCheckCommand = leaf({
       valueHint: "T",
     },
     json: outputArgs.json,
+    csv: outputArgs.csv,
     ...metaArgs,
   },
   async run(args) {
@@ -186,7 +206,13 @@ export const ringCheckCommand = leaf({
     const waitMs = args.wait === undefined ? 0 : parseDuration(args.wait);
     await withClient(args, async (client) => {
       const check = await lookUntil(client, waitMs);
-      process.stdout.write(style.format === "json" ? renderJson(check) : describe(check));
+      process.stdout.write(
+        style.format === "json"
+          ? renderJson(check)
+          : style.format === "csv"
+            ? renderList(wrongColumns, wrongCopies(check), style)
+            : describe(check),
+      );
       if (!check.converged)
         throw new CommandError(
           "conflict",

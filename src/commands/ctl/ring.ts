@@ -282,7 +282,11 @@ function plannedChanges(peers: readonly PeerEntry[], flags: PlanFlags): RingChan
     }),
     ...listed(flags.zone).map((one) => {
       const [peer, zone] = setting("zone", one);
-      return { kind: "set-zone", peerId: findPeer(peers, peer).peerId, zone: zone === "-" ? "" : zone } as const;
+      return {
+        kind: "set-zone",
+        peerId: findPeer(peers, peer).peerId,
+        zone: zone === "-" ? "" : zone,
+      } as const;
     }),
     ...listed(flags.drain).map((one) => ({ kind: "drain", peerId: findPeer(peers, one).peerId }) as const),
     ...(peerIds.length > 0 ? [{ kind: "remove", peerIds } as const] : []),

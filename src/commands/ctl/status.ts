@@ -111,15 +111,24 @@ function ringProblems(ring: RingSpec, peers: readonly PeerRow[]): string[] {
 
 /** Reads everything and judges it. `failing`: data may be out of reach now; `degraded`: one more failure could. */
 export async function clusterStatus(metadata: Metadata): Promise<ClusterStatus> {
-  const [settings, { rows, ring }, { volumes, damage }, orders] = await Promise.all([
+  const [settings, { rows, ring }, { volumes, damage }, orders, damagedLists] = await Promise.all([
     metadata.settings.get(),
     peerRows(metadata),
     metadata.volumes.list(),
     metadata.upkeep.get(),
+    metadata.access.damage(),
   ]);
   const states = volumes.map((volume) => volumeStatus(volume, ring));
   const problems = [...ringProblems(ring, rows), ...peerProblems(rows, ring)];
   for (const error of damage) problems.push(error.message);
+  for (const { volumeId } of damagedLists) {
+    const name = volumes.find((volume) => volume.volumeId === volumeId)?.name;
+    problems.push(
+      name === undefined
+        ? `The access list of volume number ${volumeId}, which is deleted, cannot be read: its clones are left to peers and administrators`
+        : `The access list of volume ${name} cannot be read, so that only peers and administrators may use it: set it anew with torus ctl volume access`,
+    );
+  }
   for (const volume of states)
     if (volume.degraded)
       problems.push(
@@ -170,6 +179,12 @@ export function renderStatus(status: ClusterStatus, style: ReturnType<typeof out
   return `${lines.join("\n")}\n\n${renderList(peerColumns, status.peers, style)}`;
 }
 
+/** As CSV the peers, which is what repeats. */
+function printed(status: ClusterStatus, style: ReturnType<typeof outputStyle>): string {
+  if (style.format === "json") return renderJson(status);
+  return style.format === "csv" ? renderList(peerColumns, status.peers, style) : renderStatus(status, style);
+}
+
 const WATCH_INTERVAL_MS = 1_000;
 
 export const statusCommand = leaf({
@@ -178,8 +193,7 @@ export const statusCommand = leaf({
   examples: ["torus ctl status", "torus ctl status --watch", "torus ctl status --json"],
   args: {
     watch: { type: "boolean", alias: "w", description: "Show it anew every second until interrupted" },
-    json: outputArgs.json,
-    si: outputArgs.si,
+    ...outputArgs,
     ...metaArgs,
   },
   async run(args) {
@@ -187,7 +201,7 @@ export const statusCommand = leaf({
     await withMetadata(args, async (metadata) => {
       for (;;) {
         const status = await clusterStatus(metadata);
-        const text = style.format === "json" ? renderJson(status) : renderStatus(status, style);
+        const text = printed(status, style);
         process.stdout.write(args.watch && process.stdout.isTTY ? `\u001b[H\u001b[2J${text}` : text);
         if (!args.watch) return;
         await Bun.sleep(WATCH_INTERVAL_MS);

@@ -104,7 +104,10 @@ export const volumeDeleteCommand = leaf({
   },
 });
 
-const infoColumns: readonly Column<VolumeInfo>[] = [
+/** Names of clients; null: every client of the cluster. */
+type VolumeDetails = VolumeInfo & { readonly allowedClients: readonly string[] | null };
+
+const infoColumns: readonly Column<VolumeDetails>[] = [
   ...volumeColumns,
   { name: "epoch", title: "EPOCH", value: (row) => row.epoch },
   {
@@ -124,6 +127,13 @@ const infoColumns: readonly Column<VolumeInfo>[] = [
       return members.length === 0 ? "none (detached cleanly)" : members.map((m) => m.peerId).join(", ");
     },
   },
+  {
+    name: "allowedClients",
+    title: "FOR CLIENTS",
+    value: (row) => row.allowedClients,
+    text: ({ allowedClients }) =>
+      allowedClients === null ? "all" : allowedClients.length === 0 ? "none" : allowedClients.join(", "),
+  },
   { name: "lineageId", title: "LINEAGE", value: (row) => row.lineageId },
   {
     name: "createdMs",
@@ -140,8 +150,15 @@ export const volumeInfoCommand = leaf({
   args: { name: nameArg, ...outputArgs, ...metaArgs },
   async run(args) {
     const style = outputStyle(args);
-    await withMetadata(args, async ({ volumes }) => {
-      process.stdout.write(renderRecord(infoColumns, await volumes.info(args.name), style));
+    await withMetadata(args, async ({ volumes, access }) => {
+      const allowed = access.effective(args.name).catch((error: unknown) => {
+        if (!isMetaError(error, "bad-record")) throw error;
+        console.error(`The access list cannot be read: ${error.message}`);
+        return [];
+      });
+      const [info, allowedClients = null] = await Promise.all([volumes.info(args.name), allowed]);
+      const details = { ...info, allowedClients };
+      process.stdout.write(renderRecord(infoColumns, details, style));
     });
   },
 });

@@ -76,6 +76,7 @@ export class Daemon {
     makeDataDirectory(options.dataDirectory);
     if (options.tls !== undefined) this.#tls = await loadTlsIdentity(options.tls, systemClock.wallMs());
     this.#warnOfExpiry();
+    this.#warnOfOpenPorts();
     const metadata = metadataOver(await openStore(location));
     this.#metadata = metadata;
     const access = new AccessPolicy(metadata.access);
@@ -224,7 +225,11 @@ export class Daemon {
         log: (level, message) => logger.log(level, message),
       });
     else if (!isAdp)
-      this.#peerHttp = startPeerHttpServer({ hostname: address.hostname, port: Number(address.port) }, plane);
+      this.#peerHttp = startPeerHttpServer(
+        { hostname: address.hostname, port: Number(address.port) },
+        plane,
+        (message) => logger.log("warn", message),
+      );
     const bound = this.#peerGate?.address ?? this.#peerHttp?.address ?? opened.addresses[0] ?? "";
     const scheme = `${isAdp ? "adp" : "http"}${tls === undefined ? "" : "s"}`;
     const advertised = advertisedAddress(scheme, address.hostname, bound);
@@ -344,6 +349,20 @@ export class Daemon {
     this.#warnOfExpiry();
   }
 
+  /** Safe on loopback only: whoever reaches these ports without certificates may do everything. */
+  #warnOfOpenPorts(): void {
+    if (this.#tls !== undefined) return;
+    const { host, peerAddress, nbd } = this.#dependencies.options;
+    const open = [host, peerAddress.hostname, ...(nbd === undefined ? [] : [hostOfListen(nbd)])].filter(
+      (each) => each !== undefined && !isLoopback(each),
+    );
+    if (open.length > 0)
+      this.#dependencies.logger.log(
+        "warn",
+        `Listening on ${[...new Set(open)].join(", ")} without certificates: whoever reaches it may read and change every volume; give --peer-cert-file, --peer-key-file and --peer-ca-file, or keep strangers off that network`,
+      );
+  }
+
   #warnOfExpiry(): void {
     const warning = this.#expiryWarning();
     if (warning !== undefined) this.#dependencies.logger.log("warn", warning);
@@ -359,7 +378,7 @@ export class Daemon {
       : `The certificate ends on ${when}: renew it and send SIGHUP`;
   }
 
-  /** An expired certificate, a data path that hangs, a full store: reasons not to send clients here. */
+  /** An expired certificate, a data path that hangs: reasons not to send clients here. A full store still reads. */
   async #readiness(): Promise<Readiness> {
     const reasons = [...this.#notReady];
     if (reasons.length === 0) {
@@ -425,6 +444,17 @@ export function advertisedAddress(scheme: string, host: string, bound: string): 
   const port = bound.slice(bound.lastIndexOf(":") + 1);
   const wildcard = host === "0.0.0.0" || host === "[::]";
   return `${scheme}://${wildcard ? firstAddress() : host}:${port}`;
+}
+
+/** Of `HOST:PORT`; undefined for a unix socket. */
+function hostOfListen(listen: string): string | undefined {
+  return listen.startsWith("unix:") || listen.startsWith("/")
+    ? undefined
+    : listen.slice(0, listen.lastIndexOf(":"));
+}
+
+function isLoopback(host: string): boolean {
+  return /^(localhost|127(\.\d{1,3}){3}|\[?::1\]?)$/.test(host);
 }
 
 function firstAddress(): string {

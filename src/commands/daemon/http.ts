@@ -79,12 +79,21 @@ function handlerFor(caller: Caller, options: AdminServerOptions): Handler {
     if (request.method !== "PUT") return text("GET or PUT\n", 405, { ...headers, allow: "GET, PUT" });
     if (caller.role !== "admin")
       return text("only an admin's certificate may change the log level\n", 403, headers);
+    if (request.headers.get("content-length") === null)
+      return text("give the length of the body\n", 411, headers);
     const level = (await request.text()).trim();
     if (!LOG_LEVELS.includes(level)) return text(`give one of ${LOG_LEVELS.join(", ")}\n`, 400, headers);
     options.setLogLevel(level as LogLevel);
     return text(`${level}\n`, 200, headers);
   };
   return async (request) => {
+    const claimedBytes = Number(request.headers.get("content-length") ?? 0);
+    if (!(claimedBytes <= BODY_BYTES_MAX)) {
+      options.onRefused(
+        `Refused a request${caller.name === "" ? "" : ` of ${caller.name}`} at the admin port: its body claims ${claimedBytes} bytes, at most ${BODY_BYTES_MAX} are read`,
+      );
+      return text("the body is too large\n", 413, { ...headers, connection: "close" });
+    }
     const answer = await metaService?.handle(request);
     if (answer !== undefined) return answer;
     const { pathname } = new URL(request.url);
@@ -124,7 +133,8 @@ function handlerFor(caller: Caller, options: AdminServerOptions): Handler {
 
 const IDLE_SECONDS = 120;
 const SERVE = {
-  maxRequestBodySize: BODY_BYTES_MAX,
+  // Whoever reads a body limits it: so that a refusal can be logged.
+  maxRequestBodySize: Number.MAX_SAFE_INTEGER,
   error: (error: Error) => text(`${error.message}\n`, 500),
 } as const;
 

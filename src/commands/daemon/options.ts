@@ -182,9 +182,9 @@ function parseWeight(text: string): number {
 }
 
 function parseTls(get: (name: keyof typeof daemonArgs) => string | undefined): DaemonOptions["tls"] {
-  const certFile = get("peer-cert-file");
-  const keyFile = get("peer-key-file");
-  const caFile = get("peer-ca-file");
+  const certFile = get("peer-cert-file") ?? process.env.TORUS_PEER_CERT_FILE;
+  const keyFile = get("peer-key-file") ?? process.env.TORUS_PEER_KEY_FILE;
+  const caFile = get("peer-ca-file") ?? process.env.TORUS_PEER_CA_FILE;
   if (certFile === undefined && keyFile === undefined && caFile === undefined) return undefined;
   if (certFile === undefined || keyFile === undefined || caFile === undefined)
     throw new UsageError("Give all of --peer-cert-file, --peer-key-file and --peer-ca-file, or none");

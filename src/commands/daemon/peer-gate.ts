@@ -51,7 +51,12 @@ export function openPeerGate(options: PeerGateOptions): PeerGate {
     };
   }
   const servers = new CallerServers(options.privateDirectory, ".peer-", (unix, { role, name }) =>
-    startPeerHttpServer({ unix }, plane, role === "client" ? name : undefined),
+    startPeerHttpServer(
+      { unix },
+      plane,
+      (message) => log("warn", message),
+      role === "client" ? name : undefined,
+    ),
   );
   try {
     const gate = new TlsGate({

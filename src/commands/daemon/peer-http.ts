@@ -3,9 +3,6 @@ import { IoError } from "../../base/io";
 import { createUnaryHandler } from "../../net/connect";
 import type { DataPlane } from "../data-plane";
 
-/** The handler limits what it reads of a body itself; this only stops what it would refuse anyway. */
-const BODY_BYTES_MAX = 128 * 1024 * 1024;
-
 export interface PeerHttpServer {
   /** `host:port` that was bound. */
   readonly address: string;
@@ -21,13 +18,16 @@ export type PeerHttpAddress =
 export function startPeerHttpServer(
   address: PeerHttpAddress,
   plane: DataPlane,
+  onRefused: (message: string) => void,
   client?: string,
 ): PeerHttpServer {
   const handle = createUnaryHandler({
     call: (procedure, body) => plane.storageCall(procedure, body, client),
+    onTooLarge: onRefused,
   });
   const shared = {
-    maxRequestBodySize: BODY_BYTES_MAX,
+    // The handler limits what it reads of a body, and has refusals logged.
+    maxRequestBodySize: Number.MAX_SAFE_INTEGER,
     idleTimeout: 120,
     fetch: (request: Request) => handle(request) ?? new Response("not found\n", { status: 404 }),
     error: (error: Error) => new Response(`${error.message}\n`, { status: 500 }),

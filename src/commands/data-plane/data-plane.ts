@@ -23,7 +23,7 @@ import { workerEntry } from "../executable";
 import { RegistryServer } from "./registry-rpc";
 import { StateFile } from "./state-file";
 import { holderName, isDeadHolder } from "./holder";
-import { parseExportName } from "./volume-directory";
+import { type ExportDescription, parseExportName } from "./volume-directory";
 import type {
   BenchFigures,
   BenchLoad,
@@ -447,15 +447,16 @@ export class DataPlane {
     return exports;
   }
 
-  async #describeExport(name: string): Promise<DeviceDescription | undefined> {
+  async #describeExport(name: string): Promise<ExportDescription | undefined> {
     const metadata = this.#required();
     const { volume, snapshot } = parseExportName(name);
     try {
-      const { sizeBytes } =
-        snapshot === undefined
-          ? await metadata.volumes.info(volume)
-          : await metadata.snapshots.get(volume, snapshot);
-      return describe(name, sizeBytes, snapshot !== undefined);
+      if (snapshot === undefined) {
+        const { volumeId, sizeBytes } = await metadata.volumes.info(volume);
+        return { ...describe(name, sizeBytes, false), identity: String(volumeId) };
+      }
+      const { volumeId, sizeBytes } = await metadata.snapshots.get(volume, snapshot);
+      return { ...describe(name, sizeBytes, true), identity: `${volumeId}@${snapshot}` };
     } catch (error) {
       if (
         error instanceof TorusError &&

@@ -33,10 +33,15 @@ export interface DeviceOpener {
   openSnapshot(volumeName: string, snapshotName: string): Promise<OpenDevice>;
 }
 
+export interface ExportDescription extends DeviceDescription {
+  /** Of the volume or snapshot, whatever its name: the same always, and never of another. */
+  readonly identity: string;
+}
+
 /** What metadata says exists; asked of the main thread. */
 export interface ExportCatalog {
   list(): Promise<readonly DeviceDescription[]>;
-  describe(exportName: string): Promise<DeviceDescription | undefined>;
+  describe(exportName: string): Promise<ExportDescription | undefined>;
 }
 
 export interface VolumeDirectoryOptions {
@@ -48,6 +53,9 @@ export interface VolumeDirectoryOptions {
 }
 
 interface Entry {
+  readonly identity: string;
+  /** By which it was opened first. */
+  readonly name: string;
   readonly opening: Promise<OpenDevice>;
   /** Clients that hold it, and one for `keepOpen`. */
   users: number;
@@ -65,6 +73,8 @@ export function parseExportName(exportName: string): { readonly volume: string; 
 
 export class VolumeDirectory implements DeviceDirectory {
   readonly #entries = new Map<string, Entry>();
+  /** The identities of what is open, by the names under which it was asked for. */
+  readonly #identities = new Map<string, string>();
   #closed = false;
 
   constructor(private readonly options: VolumeDirectoryOptions) {}
@@ -76,7 +86,10 @@ export class VolumeDirectory implements DeviceDirectory {
   async describe(exportName: string): Promise<DeviceDescription | undefined> {
     const name = this.#resolve(exportName);
     if (name === undefined) return undefined;
-    return this.#entries.get(name)?.open?.device ?? this.options.catalog.describe(name);
+    const identity = await this.#identify(name);
+    return identity === undefined
+      ? undefined
+      : (this.#entries.get(identity)?.open?.device ?? this.options.catalog.describe(name));
   }
 
   async acquire(
@@ -92,9 +105,9 @@ export class VolumeDirectory implements DeviceDirectory {
   ): Promise<{ readonly open: OpenDevice; release(): Promise<void> } | undefined> {
     const name = this.#resolve(exportName);
     if (name === undefined) return undefined;
-    if (!this.#entries.has(name) && (await this.options.catalog.describe(name)) === undefined)
-      return undefined;
-    const entry = await this.#take(name);
+    const identity = await this.#identify(name);
+    if (identity === undefined) return undefined;
+    const entry = await this.#take(identity, name);
     try {
       const open = await entry.opening;
       let released = false;
@@ -103,22 +116,23 @@ export class VolumeDirectory implements DeviceDirectory {
         release: async () => {
           if (released) return;
           released = true;
-          await this.#give(name, entry);
+          await this.#give(entry);
         },
       };
     } catch (error) {
-      this.#drop(name, entry);
+      this.#drop(entry);
       throw error;
     }
   }
 
   /** Opens a volume and keeps it open until `close`, whether or not a client uses it. */
   async keepOpen(name: string): Promise<BlockDevice> {
-    const entry = await this.#take(name);
+    // What does not exist is for the opener to say.
+    const entry = await this.#take((await this.#identify(name)) ?? name, name);
     try {
       return (await entry.opening).device;
     } catch (error) {
-      this.#drop(name, entry);
+      this.#drop(entry);
       throw error;
     }
   }
@@ -126,7 +140,7 @@ export class VolumeDirectory implements DeviceDirectory {
   /** Devices open now. */
   openDevices(): readonly { readonly name: string; readonly open: OpenDevice; readonly users: number }[] {
     const devices = [];
-    for (const [name, { open, users }] of this.#entries) if (open) devices.push({ name, open, users });
+    for (const { name, open, users } of this.#entries.values()) if (open) devices.push({ name, open, users });
     return devices;
   }
 
@@ -134,9 +148,9 @@ export class VolumeDirectory implements DeviceDirectory {
   async close(): Promise<void> {
     this.#closed = true;
     const results = await Promise.allSettled(
-      [...this.#entries].map(async ([name, entry]) => {
+      [...this.#entries.values()].map(async (entry) => {
         await entry.opening.catch(() => undefined);
-        await this.#detach(name, entry);
+        await this.#detach(entry);
       }),
     );
     const failed = results.find((result) => result.status === "rejected");
@@ -158,11 +172,25 @@ export class VolumeDirectory implements DeviceDirectory {
     return this.#isOffered(exportName) ? exportName : undefined;
   }
 
-  async #take(name: string): Promise<Entry> {
+  /**
+   * Which device a name means: what metadata says now. Where that knows no such name (any more) or does not answer,
+   * it is what is open by it: clients of a volume that was renamed come back by the name they have.
+   */
+  async #identify(name: string): Promise<string | undefined> {
+    const opened = this.#identities.get(name);
+    try {
+      return (await this.options.catalog.describe(name))?.identity ?? opened;
+    } catch (error) {
+      if (opened === undefined) throw error;
+      return opened;
+    }
+  }
+
+  async #take(identity: string, name: string): Promise<Entry> {
     for (;;) {
       if (this.#closed)
         throw new TorusError("shutting-down", `Cannot open volume "${name}": the server is shutting down`);
-      const entry = this.#entries.get(name);
+      const entry = this.#entries.get(identity);
       if (entry?.closing !== undefined) {
         await entry.closing.catch(() => undefined);
         continue;
@@ -170,24 +198,25 @@ export class VolumeDirectory implements DeviceDirectory {
       const failure = entry?.open?.failure();
       if (entry !== undefined && failure !== undefined) {
         this.options.onEvent("warn", `Opening volume "${name}" afresh: it had failed: ${failure}`);
-        await this.#detach(name, entry).catch(() => undefined);
+        await this.#detach(entry).catch(() => undefined);
         continue;
       }
+      this.#identities.set(name, identity);
       if (entry !== undefined) {
         entry.users++;
         return entry;
       }
-      return this.#open(name);
+      return this.#open(identity, name);
     }
   }
 
-  #open(name: string): Entry {
+  #open(identity: string, name: string): Entry {
     const { volume, snapshot } = parseExportName(name);
     const { opener } = this.options;
     const opening =
       snapshot === undefined ? opener.openVolume(volume) : opener.openSnapshot(volume, snapshot);
-    const entry: Entry = { opening, users: 1 };
-    this.#entries.set(name, entry);
+    const entry: Entry = { identity, name, opening, users: 1 };
+    this.#entries.set(identity, entry);
     opening.then(
       (open) => {
         entry.open = open;
@@ -199,17 +228,25 @@ export class VolumeDirectory implements DeviceDirectory {
     return entry;
   }
 
-  #drop(name: string, entry: Entry): void {
+  #drop(entry: Entry): void {
     entry.users--;
-    if (entry.users <= 0 && this.#entries.get(name) === entry) this.#entries.delete(name);
+    if (entry.users <= 0) this.#forget(entry);
   }
 
-  async #give(name: string, entry: Entry): Promise<void> {
+  async #give(entry: Entry): Promise<void> {
     entry.users--;
-    if (entry.users <= 0) await this.#detach(name, entry);
+    if (entry.users <= 0) await this.#detach(entry);
   }
 
-  async #detach(name: string, entry: Entry): Promise<void> {
+  #forget(entry: Entry): void {
+    if (this.#entries.get(entry.identity) !== entry) return;
+    this.#entries.delete(entry.identity);
+    for (const [name, identity] of this.#identities)
+      if (identity === entry.identity) this.#identities.delete(name);
+  }
+
+  async #detach(entry: Entry): Promise<void> {
+    const { name } = entry;
     entry.closing ??= (async () => {
       try {
         await entry.open?.close();
@@ -219,7 +256,7 @@ export class VolumeDirectory implements DeviceDirectory {
         this.options.onEvent("error", `Cannot detach "${name}" cleanly: ${reason}`);
         throw error;
       } finally {
-        if (this.#entries.get(name) === entry) this.#entries.delete(name);
+        this.#forget(entry);
       }
     })();
     return entry.closing;

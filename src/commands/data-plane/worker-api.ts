@@ -16,7 +16,7 @@ import type { UpkeepOrders } from "../../meta";
 import type { AdpPeerStatistics, AdpServerStatistics } from "../../net/adp";
 import type { UnaryResult } from "../../net/connect";
 import type { LatencySnapshot } from "./latency";
-import type { VolumeWriter } from "./volume-directory";
+import type { ExportDescription, VolumeWriter } from "./volume-directory";
 import type { RegistryEvents, RegistryMethods, SharedRegistryState } from "./registry-rpc";
 
 export interface StorageConfig {
@@ -292,7 +292,7 @@ export interface MainMethods extends RegistryMethods {
   loadScrubProgress(argument: undefined): Promise<string | undefined>;
   saveScrubProgress(text: string): Promise<void>;
   listExports(argument: undefined): Promise<readonly DeviceDescription[]>;
-  describeExport(name: string): Promise<DeviceDescription | undefined>;
+  describeExport(name: string): Promise<ExportDescription | undefined>;
 }
 
 export interface MainEvents extends RegistryEvents {

@@ -82,9 +82,11 @@ export class MetricsExporter {
         ),
       );
     collectDefaultMetrics({ register: this.#registry, eventLoopMonitoringPrecision: LOOP_MONITOR_MS });
-    // What prom-client reads from Node.js's own machinery means nothing on this runtime.
+    // What prom-client reads from Node.js's own machinery means nothing on this runtime, and its "heap" is the size of
+    // all data segments that are mapped, gigabytes of which this runtime only reserves.
     for (const name of this.#registry.getMetricsAsArray().map((metric) => metric.name))
-      if (name.startsWith("nodejs_")) this.#registry.removeSingleMetric(name);
+      if (name.startsWith("nodejs_") || name === "process_heap_bytes")
+        this.#registry.removeSingleMetric(name);
   }
 
   /** The text of one scrape. */

@@ -35,6 +35,33 @@ export class VolumeAccess {
     return entry === undefined ? undefined : decodeAccess(entry);
   }
 
+  /** The list that holds: the volume's own, else that of the nearest volume it comes from. Throws "no-such-volume". */
+  async effective(name: string): Promise<AccessList> {
+    const { volumeId } = await lookAtVolume(this.#context, name);
+    const ancestorIds = (await this.lineages()).get(volumeId)?.ancestorIds ?? [];
+    for (const each of [volumeId, ...ancestorIds.toReversed()]) {
+      const entry = await this.#context.store.get(keys.access(each));
+      if (entry !== undefined) return decodeAccess(entry);
+    }
+    return undefined;
+  }
+
+  /** The lists that cannot be read, with the volumes that they keep from everybody but peers and administrators. */
+  async damage(): Promise<readonly { readonly volumeId: VolumeId; readonly error: MetaError }[]> {
+    const { entries } = await this.#context.store.range(keys.accessPrefix);
+    return entries.flatMap((entry) => {
+      const volumeId = parseAccessKey(entry.key);
+      if (volumeId === undefined) return [];
+      try {
+        decodeAccess(entry);
+        return [];
+      } catch (error) {
+        if (!(error instanceof MetaError)) throw error;
+        return [{ volumeId, error }];
+      }
+    });
+  }
+
   /**
    * Changes a list on top of whatever others changed meanwhile; undefined removes it. A change that does not ask for
    * the list before takes the place of a damaged one, too. Throws "no-such-volume".

@@ -19,6 +19,8 @@ export interface UnaryHandlerOptions {
   readonly requestBytesMax?: number;
   /** Request bodies of all callers together; above it calls are refused as "resource_exhausted". */
   readonly bytesUnderWayMax?: number;
+  /** A body was larger than allowed, or claimed to be. */
+  readonly onTooLarge?: (message: string) => void;
 }
 
 const BYTES_UNDER_WAY_MAX = 256 * 1024 * 1024;
@@ -86,7 +88,7 @@ class Handler {
     const timeoutMs = timeoutOf(request.headers.get("connect-timeout-ms"));
     if (timeoutMs === undefined) return refusal("invalid_argument", "Cannot read connect-timeout-ms");
     const announced = Number(request.headers.get("content-length") ?? 0);
-    if (!(announced <= this.#requestBytesMax)) return this.#tooLarge();
+    if (!(announced <= this.#requestBytesMax)) return this.#tooLarge(`claims ${announced} bytes`);
     // A body without a length may take all it is allowed.
     const reserved = announced > 0 ? announced : this.#requestBytesMax;
     if (this.#bytesUnderWay + reserved > this.#bytesUnderWayMax)
@@ -94,7 +96,7 @@ class Handler {
     this.#bytesUnderWay += reserved;
     try {
       const body = await readBody(request, this.#requestBytesMax);
-      if (body === undefined) return this.#tooLarge();
+      if (body === undefined) return this.#tooLarge("does not end");
       return await withDeadline(this.#call(procedure, body, encoding), timeoutMs);
     } catch (error) {
       // The answering thread is gone or too slow: for the caller a passing matter. Anything else is a bug.
@@ -105,7 +107,10 @@ class Handler {
     }
   }
 
-  #tooLarge(): UnaryResult {
+  #tooLarge(how: string): UnaryResult {
+    this.options.onTooLarge?.(
+      `Refused a call of the block service: its body ${how}, at most ${this.#requestBytesMax} bytes are read`,
+    );
     return refusal("resource_exhausted", `Cannot read a request of more than ${this.#requestBytesMax} bytes`);
   }
 

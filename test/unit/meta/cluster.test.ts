@@ -181,8 +181,12 @@ describe("PeerDirectory", () => {
     const { version } = await world.run(world.rings.current());
     const before = await world.run(world.peers.get(peerId(1)));
     for (const settings of [{ weight: 1e300 }, { weight: 0 }, { weight: Number.NaN }, { zone: "a\n" }])
-      expect(await world.code(world.peers.update({ peerId: peerId(1), ...settings }, version))).toBe("bad-change");
-    expect(await world.code(world.peers.update({ peerId: peerId(1), weight: 3 }, version + 1))).toBe("ring-changed");
+      expect(await world.code(world.peers.update({ peerId: peerId(1), ...settings }, version))).toBe(
+        "bad-change",
+      );
+    expect(await world.code(world.peers.update({ peerId: peerId(1), weight: 3 }, version + 1))).toBe(
+      "ring-changed",
+    );
     expect(await world.run(world.peers.get(peerId(1)))).toEqual(before);
   });
 

@@ -6,6 +6,7 @@ import { openMemoryStore } from "../../../../src/meta";
 import { AccessPolicy, decideAccess } from "../../../../src/commands/daemon/access";
 import { storeForCaller } from "../../../../src/commands/daemon/roles";
 import { metadataOver } from "../../../../src/commands/cli";
+import { clusterStatus } from "../../../../src/commands/ctl";
 import { systemClock, systemRandom } from "../../../../src/base/io";
 
 const id = asVolumeId;
@@ -131,11 +132,16 @@ describe("with records", () => {
     await Bun.sleep(0);
     expect((await policy.decide("alice", volumeId)).access).toBe("none");
     expect(damage[0]).toContain("Cannot use metadata record torus/access/");
+    expect((await metadata.access.damage()).map((each) => each.volumeId)).toEqual([volumeId]);
+    const { health, problems } = await clusterStatus(metadata);
+    expect(health).not.toBe("ok");
+    expect(problems.join("\n")).toContain("The access list of volume db cannot be read");
     // Nobody is let in by adding to what cannot be read; it can be removed, which is how it is mended.
     await expect(metadata.access.change("db", (before) => [...(before() ?? []), "alice"])).rejects.toThrow(
       "Cannot use metadata record torus/access/",
     );
     expect(await metadata.access.change("db", () => undefined)).toBeUndefined();
+    expect(await metadata.access.damage()).toEqual([]);
     expect(await metadata.access.change("db", (before) => [...(before() ?? []), "bob"])).toEqual(["bob"]);
     await Bun.sleep(0);
     expect((await policy.decide("bob", volumeId)).access).toBe("use");
