@@ -110,7 +110,7 @@ for (const scheme of ["adp", "http"] as const)
       await cluster.ctl("block", "clone", "his@now", `copy-${scheme}`);
       expect(await refusedTo(alice, `copy-${scheme}`)).toContain(NOT_NAMED);
       const allowed = async () =>
-        (await cluster.ctlJson<{ allowedClients: string[] | null }>("volume", "info", `copy-${scheme}`))
+        (await cluster.ctlJson<{ allowedClients: string[] }>("volume", "info", `copy-${scheme}`))
           .allowedClients;
       expect(await allowed()).toEqual(["bob"]);
       await cluster.ctl("volume", "access", `copy-${scheme}`, "--allow", "alice");

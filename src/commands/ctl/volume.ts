@@ -104,8 +104,7 @@ export const volumeDeleteCommand = leaf({
   },
 });
 
-/** Names of clients; null: every client of the cluster. */
-type VolumeDetails = VolumeInfo & { readonly allowedClients: readonly string[] | null };
+type VolumeDetails = VolumeInfo & { readonly allowedClients: AccessList };
 
 const infoColumns: readonly Column<VolumeDetails>[] = [
   ...volumeColumns,
@@ -128,11 +127,16 @@ const infoColumns: readonly Column<VolumeDetails>[] = [
     },
   },
   {
+    name: "openToAllClients",
+    title: "OPEN TO ALL",
+    value: (row) => row.allowedClients === undefined,
+    text: (row) => (row.allowedClients === undefined ? "yes" : "no"),
+  },
+  {
     name: "allowedClients",
-    title: "FOR CLIENTS",
-    value: (row) => row.allowedClients,
-    text: ({ allowedClients }) =>
-      allowedClients === null ? "all" : allowedClients.length === 0 ? "none" : allowedClients.join(", "),
+    title: "ALLOWED CLIENTS",
+    value: (row) => row.allowedClients ?? [],
+    text: ({ allowedClients = [] }) => (allowedClients.length === 0 ? "-" : allowedClients.join(", ")),
   },
   { name: "lineageId", title: "LINEAGE", value: (row) => row.lineageId },
   {
@@ -156,7 +160,7 @@ export const volumeInfoCommand = leaf({
         console.error(`The access list cannot be read: ${error.message}`);
         return [];
       });
-      const [info, allowedClients = null] = await Promise.all([volumes.info(args.name), allowed]);
+      const [info, allowedClients] = await Promise.all([volumes.info(args.name), allowed]);
       const details = { ...info, allowedClients };
       process.stdout.write(renderRecord(infoColumns, details, style));
     });
