@@ -104,5 +104,5 @@ export function record(page: string, data: string, run: BenchRun, table: string)
     throw new Error(`Cannot record in ${page}: it has no ${BEGIN}${run.storage} --> ... ${END}`);
   const before = text.slice(0, begin + `${BEGIN}${run.storage} -->`.length);
   writeFileSync(page, `${before}\n${table}${text.slice(end)}`);
-  writeFileSync(data, `${JSON.stringify(run, null, 1)}\n`);
+  writeFileSync(data, `${JSON.stringify(run, null, 2)}\n`);
 }
