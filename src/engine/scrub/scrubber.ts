@@ -2,6 +2,9 @@
  * Reads every block of this peer and checks it, in the background and at a limited rate; what rotted is rewritten from
  * a good copy of another peer and checked again. It runs when its time has come, or when asked; it remembers where it
  * was, so that a restart does not begin anew.
+ *
+ * A bad copy that could not be mended is looked at again every half minute: the peer with a good copy may have come
+ * back, or the block was dead (which only a collection finds out) and has been taken away.
  */
 import { type BlockRef, formatBlockRef, sleep } from "../../base";
 import { type BlockListing, StorageStatus } from "../ports";
@@ -50,6 +53,7 @@ const UNREPAIRED_MAX = 100;
 /** Tries of a check that fell between two ring versions. */
 const CHECK_TRIES = 3;
 const WAIT_MS_MAX = 2 ** 31 - 1;
+const MEND_AGAIN_MS = 30_000;
 
 export class Scrubber {
   private readonly access: BlockAccess;
@@ -65,7 +69,7 @@ export class Scrubber {
   private blocksTotal: number | undefined;
   private runStartedMs = 0;
   private blocksThisRun = 0;
-  private readonly unrepaired = new Set<string>();
+  private readonly unrepaired = new Map<string, BlockRef>();
 
   constructor(
     private readonly ports: UpkeepPorts,
@@ -123,7 +127,7 @@ export class Scrubber {
       secondsLeft: this.secondsLeft(blocksLeft),
       blocksCorrupt: progress.blocksCorrupt,
       blocksRepaired: progress.blocksRepaired,
-      unrepaired: [...this.unrepaired],
+      unrepaired: [...this.unrepaired.keys()],
       startedWallMs: progress.startedWallMs,
       finishedWallMs: progress.finishedWallMs,
       rateBytesPerSecond: this.pacer.bytesPerSecond,
@@ -144,7 +148,10 @@ export class Scrubber {
     }
     const isInterrupted = this.progress.parts > 0;
     const dueInMs = this.dueInMs();
-    if (!isInterrupted && !this.isRequested && dueInMs > 0) return Math.min(WAIT_MS_MAX, dueInMs);
+    if (!isInterrupted && !this.isRequested && dueInMs > 0) {
+      await this.mendAgain(signal);
+      return this.waitMs();
+    }
     if (!isInterrupted) this.progress = newProgress(this.ports.clock.wallMs(), this.progress.finishedWallMs);
     this.noteChecked();
     this.isRequested = false;
@@ -154,7 +161,11 @@ export class Scrubber {
     } finally {
       this.isRunning = false;
     }
-    return Math.min(WAIT_MS_MAX, this.dueInMs());
+    return this.waitMs();
+  }
+
+  private waitMs(): number {
+    return Math.min(WAIT_MS_MAX, this.dueInMs(), this.unrepaired.size > 0 ? MEND_AGAIN_MS : WAIT_MS_MAX);
   }
 
   private dueInMs(): number {
@@ -253,6 +264,27 @@ export class Scrubber {
     // Nobody misses it, and collection takes it away.
     if (ages.isDeleted(ref.volumeId)) return;
     this.progress = { ...this.progress, blocksCorrupt: this.progress.blocksCorrupt + 1 };
+    const isRepaired = await this.repair(ref, signal);
+    if (!isRepaired && this.unrepaired.size < UNREPAIRED_MAX) this.unrepaired.set(formatBlockRef(ref), ref);
+    this.options.onBadCopy?.(ref, isRepaired);
+  }
+
+  private async mendAgain(signal: AbortSignal): Promise<void> {
+    if (this.unrepaired.size === 0) return;
+    const ages = new BlockAges(await this.ports.registry.collectionView());
+    for (const [name, ref] of this.unrepaired) {
+      const [status] = await this.verifyHere([ref]);
+      if (status === StorageStatus.corrupt && !ages.isDeleted(ref.volumeId)) {
+        if (!(await this.repair(ref, signal))) continue;
+        this.options.onBadCopy?.(ref, true);
+      }
+      this.unrepaired.delete(name);
+    }
+    await this.save();
+  }
+
+  /** Whether the copy here is good now. */
+  private async repair(ref: BlockRef, signal: AbortSignal): Promise<boolean> {
     const { peerId } = this.ports.local.identity;
     // The copy here answers "corrupt", so whatever is read is another's, and verified.
     const status = await this.access.withBlock(ref, undefined, async (block) => {
@@ -260,12 +292,8 @@ export class Scrubber {
       return await this.access.send(peerId, block);
     });
     const isRepaired = status === StorageStatus.ok && (await this.verifyHere([ref]))[0] === StorageStatus.ok;
-    const name = formatBlockRef(ref);
-    if (isRepaired) {
-      this.progress = { ...this.progress, blocksRepaired: this.progress.blocksRepaired + 1 };
-      this.unrepaired.delete(name);
-    } else if (this.unrepaired.size < UNREPAIRED_MAX) this.unrepaired.add(name);
-    this.options.onBadCopy?.(ref, isRepaired);
+    if (isRepaired) this.progress = { ...this.progress, blocksRepaired: this.progress.blocksRepaired + 1 };
+    return isRepaired;
   }
 }
 

@@ -80,10 +80,32 @@ describe("Scrubber", () => {
       unrepaired: [formatBlockRef(bad)],
     });
     for (const other of others) harness.setDown(other, false);
-    await harness.time.advance(30_000);
+    // Long before the next scrub is due, and without being asked.
+    await harness.time.advance(120_000);
+    expect(job.status()).toMatchObject({ blocksCorrupt: 1, blocksRepaired: 1, unrepaired: [] });
     job.request();
     await harness.time.advance(60_000);
-    expect(job.status()).toMatchObject({ blocksCorrupt: 1, blocksRepaired: 1, unrepaired: [] });
+    expect(job.status()).toMatchObject({ blocksCorrupt: 0, unrepaired: [] });
+    await harness.time.until(job.stop());
+  });
+
+  test("names a bad copy no longer once collection has taken it away", async () => {
+    const { harness, peer } = await scene(30);
+    const bad = peer.refs()[0] as BlockRef;
+    peer.rot(bad);
+    for (const other of harness.peers) if (other !== peer) other.down = true;
+    const job = scrubber(harness, peer);
+    job.start();
+    await harness.time.advance(60_000);
+    expect(job.status().unrepaired).toEqual([formatBlockRef(bad)]);
+    await harness.time.until(peer.service.deleteBlocks([bad]));
+    await harness.time.advance(60_000);
+    expect(job.status()).toMatchObject({
+      blocksCorrupt: 1,
+      blocksRepaired: 0,
+      unrepaired: [],
+      lastError: null,
+    });
     await harness.time.until(job.stop());
   });
 
