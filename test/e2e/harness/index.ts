@@ -37,4 +37,5 @@ export { planRounds, type Rounds } from "./rounds";
 export { openScene, Scene } from "./scene";
 export { Terminal } from "./terminal";
 export { bytesReceivedAt } from "./traffic";
+export { checkVerifiedPages } from "./verified-pages";
 export { checkStamps, startStampWriter, type StampWriter, verifyStamps } from "./stamps";
