@@ -1,5 +1,6 @@
 /** Wrong usage and a hostile environment: one clear line on stderr, the right exit code, and no harm done. */
 import { beforeAll, describe, expect } from "bun:test";
+import { existsSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import { type CommandResult, Cluster, freePort, openScene } from "./harness";
@@ -86,6 +87,18 @@ describe("ctl and blk", () => {
     const result = await cluster.attempt(["ctl", "status", "--etcd", address], { timeMsMax: 30_000 });
     expectOneLine(result, FAILED, address);
   });
+
+  scene.test(
+    "a mistyped path of SQLite metadata is named, and nothing is made there; init makes it",
+    async () => {
+      const file = scene.path("typo.db");
+      const result = await cluster.attempt(["ctl", "status", "--meta", `sqlite:${file}`]);
+      expectOneLine(result, FAILED, file, "no such file");
+      expect(existsSync(file)).toBe(false);
+      expect((await cluster.attempt(["ctl", "init", "--meta", `sqlite:${file}`])).exitCode).toBe(0);
+      expect((await cluster.attempt(["ctl", "volume", "list", "--meta", `sqlite:${file}`])).exitCode).toBe(0);
+    },
+  );
 
   scene.test("where nothing keeps metadata, both usual places are named", async () => {
     // A network of its own: neither a daemon nor an etcd of this machine answers there.

@@ -46,17 +46,23 @@ export function metadataOver(store: KeyValueStore): Metadata {
   };
 }
 
+export interface OpenStoreOptions {
+  /** A SQLite file that is not there is made. */
+  readonly make?: boolean;
+}
+
 /** Opens the store that the location names; the caller closes it. */
-export function openStore(location: MetaLocation): Promise<KeyValueStore> {
-  return openMetadataStore(location, systemClock);
+export function openStore(location: MetaLocation, options: OpenStoreOptions = {}): Promise<KeyValueStore> {
+  return openMetadataStore(location, systemClock, options.make === true);
 }
 
 /** Opens the metadata the flags lead to, does the work, closes it. */
 export async function withMetadata<T>(
   flags: MetaFlags,
   work: (metadata: Metadata) => Promise<T>,
+  options: OpenStoreOptions = {},
 ): Promise<T> {
-  const store = await openStore(await resolveMetaLocation(flags));
+  const store = await openStore(await resolveMetaLocation(flags), options);
   try {
     return await work(metadataOver(store));
   } finally {

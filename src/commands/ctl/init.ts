@@ -42,10 +42,14 @@ export const initCommand = leaf({
       process.stdout.write(renderJson({ blockSizeBytes, blockSpec, ring }));
       return;
     }
-    await withMetadata(args, async ({ settings }) => {
-      const made = await settings.init({ blockSizeBytes, blockSpec, ring });
-      if (style.format === "json") process.stdout.write(renderJson(made));
-      else console.log(`Initialised cluster ${made.clusterId}`);
-    });
+    await withMetadata(
+      args,
+      async ({ settings }) => {
+        const made = await settings.init({ blockSizeBytes, blockSpec, ring });
+        if (style.format === "json") process.stdout.write(renderJson(made));
+        else console.log(`Initialised cluster ${made.clusterId}`);
+      },
+      { make: true },
+    );
   },
 });

@@ -76,8 +76,7 @@ export class Daemon {
     makeDataDirectory(options.dataDirectory);
     if (options.tls !== undefined) this.#tls = await loadTlsIdentity(options.tls, systemClock.wallMs());
     this.#warnOfExpiry();
-    this.#warnOfOpenPorts();
-    const metadata = metadataOver(await openStore(location));
+    const metadata = metadataOver(await openStore(location, { make: true }));
     this.#metadata = metadata;
     const access = new AccessPolicy(metadata.access);
     this.#access = access;
@@ -125,6 +124,7 @@ export class Daemon {
     }
     this.#beat();
     this.#notReady = [];
+    this.#warnOfOpenPorts();
     logger.log("info", `Ready: admin on ${this.#admin.url}, peer ${peerId}`);
     const { notifier } = this.#dependencies;
     notifier.ready(`Serving as peer ${peerId}; admin on ${this.#admin.url}`);

@@ -1,5 +1,5 @@
 /** From a location (`etcd://...`, `http://...`, `sqlite:...`, `memory:`) to an open store that has answered once. */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import type { Clock, Random } from "../../base";
 import { systemRandom } from "../../base/io";
 import {
@@ -19,15 +19,22 @@ import { RemoteStore } from "./remote-store";
 const PROBE_KEY = "torus/cluster/settings";
 
 /**
+ * `make`: a SQLite file that is not there is made; else it is "unreachable", as a mistyped path.
  * Throws "bad-url", "unreachable", "unauthenticated", "in-use", "damaged": one line that says what to do.
  * @param random for lease ids; the kernel's by default.
  */
 export async function openMetadataStore(
   location: MetaLocation,
   clock: Clock,
+  make: boolean,
   random: Random = systemRandom,
 ): Promise<KeyValueStore> {
   const parsed = parseMetaUrl(location.url);
+  if (parsed.kind === "sqlite" && !make && !existsSync(parsed.path))
+    throw new MetaError(
+      "unreachable",
+      `Cannot open metadata in sqlite:${parsed.path}: there is no such file; torus ctl init makes it, or name another place with --meta`,
+    );
   const store = makeStore(parsed, location, clock, random);
   try {
     await store.get(PROBE_KEY);

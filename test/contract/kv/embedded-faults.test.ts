@@ -19,7 +19,7 @@ const failure = (promise: Promise<unknown>): Promise<{ code?: string; message?: 
     () => undefined,
     (error) => error,
   );
-const open = (path: string) => openMetadataStore({ url: `sqlite:${path}` }, systemClock);
+const open = (path: string) => openMetadataStore({ url: `sqlite:${path}` }, systemClock, true);
 const bytes = (text: string) => new TextEncoder().encode(text);
 
 describe("openSqliteStore", () => {
@@ -151,7 +151,7 @@ describe("openSqliteStore", () => {
 
 describe("RemoteStore", () => {
   test("a daemon that is not there gives one line", async () => {
-    const error = await failure(openMetadataStore({ url: "http://127.0.0.1:9" }, systemClock));
+    const error = await failure(openMetadataStore({ url: "http://127.0.0.1:9" }, systemClock, true));
     expect(error).toMatchObject({ code: "unreachable" });
     expect(error?.message).toBe(
       "Cannot reach the daemon at http://127.0.0.1:9 (connection refused): start it, or name where metadata lives with --meta",
@@ -164,7 +164,9 @@ describe("RemoteStore", () => {
       port: 0,
       fetch: () => new Response("", { status: 404 }),
     });
-    const error = await failure(openMetadataStore({ url: `http://127.0.0.1:${server.port}` }, systemClock));
+    const error = await failure(
+      openMetadataStore({ url: `http://127.0.0.1:${server.port}` }, systemClock, true),
+    );
     expect(error).toMatchObject({ code: "bad-url" });
     await server.stop(true);
   });

@@ -42,7 +42,7 @@ const failure = (promise: Promise<unknown>): Promise<{ code?: string; message?: 
     () => undefined,
     (error) => error,
   );
-const location = (url: string, more = {}) => openMetadataStore({ url, ...more }, systemClock);
+const location = (url: string, more = {}) => openMetadataStore({ url, ...more }, systemClock, true);
 
 describe("EtcdStore", () => {
   test("an etcd that is not there gives one line that names the endpoint and what to do", async () => {
