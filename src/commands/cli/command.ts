@@ -46,7 +46,7 @@ function acceptedFlags(definitions: ArgsDef): Set<string> {
 }
 
 /** Throws UsageError for flags nobody declared. citty has parsed already; this looks at what the person typed. */
-function checkFlags(command: string, raw: readonly string[], definitions: ArgsDef): void {
+export function checkFlags(command: string, raw: readonly string[], definitions: ArgsDef): void {
   const accepted = acceptedFlags(definitions);
   const takesValue = new Set<string>();
   for (const [name, definition] of Object.entries(definitions)) {

@@ -1,5 +1,5 @@
 export type { AnyCommand } from "./any-command";
-export { group, leaf, type LeafMeta } from "./command";
+export { checkFlags, group, leaf, type LeafMeta } from "./command";
 export { CommandError, type CommandErrorCode, UsageError } from "./errors";
 export {
   type ConfigFile,

@@ -4,7 +4,7 @@
  * before a command, runs a group's own `run` after its subcommand, and ends with 1 where wrong usage is 2.
  */
 import { runCommand } from "citty";
-import { type AnyCommand, UsageError } from "../cli";
+import { type AnyCommand, checkFlags, UsageError } from "../cli";
 
 export interface FoundCommand {
   readonly command: AnyCommand;
@@ -120,6 +120,8 @@ export async function dispatch(root: AnyCommand, words: readonly string[]): Prom
     await runCommand(found.command, { rawArgs: [...found.rest], data: called });
   } catch (error) {
     if (!isParserError(error)) throw error;
+    // An unknown option may be why a word is missing, and is then what the person has to hear of.
+    checkFlags(called, found.rest, (await resolveValue(found.command.args)) ?? {});
     const message = Bun.stripANSI(error.message)
       .replace(/^Missing required positional argument: /, "Missing argument ")
       .replace(/\.$/, "");

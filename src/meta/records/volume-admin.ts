@@ -1,5 +1,5 @@
 /** Making, listing, renaming, growing, deleting and force-unlocking volumes. */
-import { asVolumeId, formatCount, sleep, VOLUME_ID_MAX, type VolumeId } from "../../base";
+import { asVolumeId, formatCount, formatSize, sleep, VOLUME_ID_MAX, type VolumeId } from "../../base";
 import type { Head, VolumeRecord } from "../../engine";
 import { MetaError, usageError } from "../errors";
 import type { KeyValue, LeaseId } from "../kv";
@@ -157,7 +157,7 @@ export class VolumeAdmin {
       if (sizeBytes < look.volume.sizeBytes)
         throw usageError(
           "bad-size",
-          `Cannot resize volume "${name}" from ${look.volume.sizeBytes} B to ${sizeBytes} B: that is smaller; detach it and use --shrink`,
+          `Cannot resize volume "${name}" from ${formatSize(look.volume.sizeBytes)} to ${formatSize(sizeBytes)}: that is smaller; detach it and use --shrink`,
         );
       if (look.lock !== undefined) {
         const requestId = this.#context.random.hex(8);

@@ -78,6 +78,10 @@ describe("dispatch", () => {
 
   test.each([
     [["--frob"], `Unknown option --frob for "torus ctl status": see torus ctl status --help`],
+    [
+      ["--frob", "--level", "middle"],
+      `Unknown option --frob for "torus ctl status": see torus ctl status --help`,
+    ],
     [["a", "b"], `Unexpected argument "b" for "torus ctl status": see torus ctl status --help`],
     [
       ["--level", "middle"],
