@@ -49,7 +49,10 @@ describe("NBD at its bounds", () => {
     await cluster.serve("usual", ["large"], { tcpPort: usualPort, flags: nbdServerFlags(server) });
     strict = await cluster.serve("strict", ["data"], {
       tcpPort: strictPort,
-      flags: ["--client-memory", "4MiB", "--handshake-timeout", "3s", "--idle-timeout", "5s"],
+      flags: [
+        ...["--client-memory", "4MiB", "--handshake-timeout", "3s"],
+        ...["--request-timeout", "3s", "--idle-timeout", "6s"],
+      ],
     });
   }, 120_000);
 
@@ -156,20 +159,26 @@ print("right")
     greedy.close();
   });
 
-  scene.test("who does not end the handshake in time, or asks nothing for long, is let go", async () => {
-    const slow = await NbdConnection.open(strictPort);
-    slow.greet();
-    const quiet = await connect(strictPort, "data");
-    const alsoQuiet = await connect(usualPort, "large");
-    const busy = await connect(strictPort, "data");
-    const pulse = setInterval(() => busy.send(request({ command: Command.read, length: 4096 }, true)), 200);
-    await slow.untilClosed();
-    expect(quiet.closed).toBe(false);
-    await quiet.untilClosed();
-    clearInterval(pulse);
-    expect([busy.closed, alsoQuiet.closed]).toEqual([false, false]);
-    for (const connection of [busy, alsoQuiet]) connection.close();
-  });
+  scene.test(
+    "who ends neither handshake nor request in time, or asks nothing for long, is let go",
+    async () => {
+      const slow = await NbdConnection.open(strictPort);
+      slow.greet();
+      const half = await connect(strictPort, "data");
+      half.send(request({ command: Command.read, length: 4096 }, true).subarray(0, 10));
+      const quiet = await connect(strictPort, "data");
+      const alsoQuiet = await connect(usualPort, "large");
+      const busy = await connect(strictPort, "data");
+      const pulse = setInterval(() => busy.send(request({ command: Command.read, length: 4096 }, true)), 200);
+      await slow.untilClosed();
+      await half.untilClosed();
+      expect(quiet.closed).toBe(false);
+      await quiet.untilClosed();
+      clearInterval(pulse);
+      expect([busy.closed, alsoQuiet.closed]).toEqual([false, false]);
+      for (const connection of [busy, alsoQuiet]) connection.close();
+    },
+  );
 
   scene.test("the kernel watches whether clients over TCP are still there", async () => {
     const quiet = await connect(usualPort, "large");

@@ -9,6 +9,8 @@ export interface NbdLimits {
   readonly handshakeTimeoutMs: number;
   /** A connection without any request for this long is closed. 0: never, as a mounted but quiet disk is normal. */
   readonly idleTimeoutMs: number;
+  /** A client that began a request and sends nothing more of it for this long is closed. 0: never. */
+  readonly requestTimeoutMs: number;
   /** A client that takes no reply, or stops in the middle of a request, for this long is closed, but only while others wait for its memory. */
   readonly stallTimeoutMs: number;
   /** Request data a client may have in flight, answers it has not taken included. One request always passes. */
@@ -23,6 +25,7 @@ const NBD_LIMITS_DEFAULT: NbdLimits = {
   connectionCountMax: 1024,
   handshakeTimeoutMs: 30_000,
   idleTimeoutMs: 0,
+  requestTimeoutMs: 120_000,
   stallTimeoutMs: 30_000,
   clientBytesMax: 64 * 1024 * 1024,
   clientRequestCountMax: 1024,

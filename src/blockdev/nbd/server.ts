@@ -45,7 +45,7 @@ export interface NbdServerOptions {
   readonly observe?: (command: string, milliseconds: number) => void;
 }
 
-/** How often the idle and stall limits are looked at. */
+/** How often the idle, request and stall limits are looked at. */
 const TICK_MS = 1000;
 /** A connection refused for their number says so to nobody: NBD has no message before the greeting. */
 const REFUSED_REASON = "NBD server: too many connections";
@@ -266,7 +266,7 @@ export class NbdServer {
     const tick = () => {
       const nowMs = clock.nowMs();
       for (const phase of [...this.#phases.values()])
-        if (phase.kind === "transmission") phase.transmission.tick(nowMs);
+        if (phase.kind === "transmission") phase.transmission.tick(nowMs, TICK_MS);
       this.#tick = this.#phases.size > 0 ? clock.schedule(TICK_MS, tick) : undefined;
     };
     this.#tick = clock.schedule(TICK_MS, tick);

@@ -84,6 +84,8 @@ export class Transmission implements StreamHandler, RequestOwner, PieceOwner<Req
   #bodyRequest: Request | undefined;
   #bodyRemainingBytes = 0;
   #receiving: RequestPiece | undefined;
+  /** The input ends within a request's header, or within a small write. */
+  #cutShort = false;
   /** A refused write whose body is dropped; answered when it is over. */
   #discardBytes = 0;
   #discardError: NbdError = NbdError.none;
@@ -96,7 +98,8 @@ export class Transmission implements StreamHandler, RequestOwner, PieceOwner<Req
   /** Grows with everything that moves; the server's tick compares it. */
   #progress = 0;
   #progressSeen = 0;
-  #progressSeenMs = 0;
+  #quietMs = 0;
+  #tickMs: number;
 
   constructor(
     private readonly connection: StreamConnection,
@@ -109,7 +112,7 @@ export class Transmission implements StreamHandler, RequestOwner, PieceOwner<Req
     const extended = negotiated.style === "extended";
     this.#headerBytes = extended ? EXTENDED_REQUEST_BYTES : REQUEST_BYTES;
     this.#magic = extended ? Magic.extendedRequest : Magic.request;
-    this.#progressSeenMs = nowMs;
+    this.#tickMs = nowMs;
   }
 
   get remote(): string {
@@ -124,6 +127,13 @@ export class Transmission implements StreamHandler, RequestOwner, PieceOwner<Req
 
   onData(buffer: NativeBuffer, start: number, end: number): number {
     this.#progress++;
+    const consumed = this.#consume(buffer, start, end);
+    // What is left over of a large write is no beginning: it goes into the body's memory.
+    this.#cutShort = consumed < end - start && this.#blocked === "no" && this.#bodyRemainingBytes === 0;
+    return consumed;
+  }
+
+  #consume(buffer: NativeBuffer, start: number, end: number): number {
     let position = start;
     for (;;) {
       if (this.#closed || this.#ending === "disconnect" || this.#ending === "ended") return end - start;
@@ -554,15 +564,25 @@ export class Transmission implements StreamHandler, RequestOwner, PieceOwner<Req
     else this.#endIfIdle();
   }
 
-  /** Looked at now and then: how long nothing has moved, for the idle and stall limits. */
-  tick(nowMs: number): void {
+  /** Looked at every `periodMs` or so: how long nothing has moved, for the idle, request and stall limits. */
+  tick(nowMs: number, periodMs: number): void {
+    // A late tick is this process's doing (it was stopped, or busy), and the client's bytes may lie unread.
+    this.#quietMs += Math.min(nowMs - this.#tickMs, 2 * periodMs);
+    this.#tickMs = nowMs;
     if (this.#progress !== this.#progressSeen) {
       this.#progressSeen = this.#progress;
-      this.#progressSeenMs = nowMs;
+      this.#quietMs = 0;
       return;
     }
-    const quietMs = nowMs - this.#progressSeenMs;
+    const quietMs = this.#quietMs;
     const { limits, buffers } = this.host;
+    const unfinished = this.#cutShort || this.#receiving !== undefined || this.#discardBytes > 0;
+    if (unfinished && limits.requestTimeoutMs > 0 && quietMs >= limits.requestTimeoutMs) {
+      this.destroy(
+        `NBD transmission: the client began a request and sent nothing more of it for ${quietMs} ms`,
+      );
+      return;
+    }
     const stalled = this.#receiving !== undefined || this.connection.queuedBytes > 0;
     if (stalled && quietMs >= limits.stallTimeoutMs && buffers.waitingCount > 0) {
       this.destroy(

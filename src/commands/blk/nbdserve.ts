@@ -39,6 +39,11 @@ export const nbdserveCommand = leaf({
       description: "Close clients that have not opened an export by then (default 30s)",
       valueHint: "T",
     },
+    "request-timeout": {
+      type: "string",
+      description: "Close clients that stop in the middle of a request for so long; 0: never (default 2m)",
+      valueHint: "T",
+    },
     "idle-timeout": {
       type: "string",
       description: "Close clients that ask nothing for so long (default: never)",
@@ -123,16 +128,19 @@ function parseTlsFiles(args: {
 
 function parseLimits(args: {
   readonly "handshake-timeout"?: string | undefined;
+  readonly "request-timeout"?: string | undefined;
   readonly "idle-timeout"?: string | undefined;
   readonly "client-memory"?: string | undefined;
 }): Partial<NbdLimits> {
   const handshake = args["handshake-timeout"];
+  const request = args["request-timeout"];
   const idle = args["idle-timeout"];
   const memory = args["client-memory"];
   if (handshake !== undefined && parseDuration(handshake) === 0)
     throw new UsageError("Cannot use --handshake-timeout 0: nobody could ever connect");
   return {
     ...(handshake === undefined ? {} : { handshakeTimeoutMs: parseDuration(handshake) }),
+    ...(request === undefined ? {} : { requestTimeoutMs: parseDuration(request) }),
     ...(idle === undefined ? {} : { idleTimeoutMs: parseDuration(idle) }),
     ...(memory === undefined ? {} : { clientBytesMax: parseSize(memory) }),
   };

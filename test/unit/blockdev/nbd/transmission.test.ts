@@ -380,6 +380,60 @@ describe("Transmission bounds", () => {
     expect(stage.server.bufferBytes).toBeLessThan(66 * MIB);
   });
 
+  test("who begins a request and stops is let go, at any of its bytes; who is only quiet is not", async () => {
+    const stage = makeStage();
+    const quiet = await Session.open(stage);
+    for (const payload of [pattern(512), pattern(5 * MIB)])
+      expect(await quiet.errorOf({ command: WRITE, payload })).toBe(0);
+    const beginnings: [number, Session][] = [];
+    // Of a header, of a small write, of a large write, of a refused write's body (beyond the end of the device).
+    for (const [fields, sentBytes] of [
+      [{ command: FLUSH }, 1],
+      [{ command: WRITE, payload: pattern(512) }, 100],
+      [{ command: WRITE, payload: pattern(5 * MIB) }, 3 * MIB],
+      [{ command: WRITE, payload: pattern(512), offset: 2n ** 40n }, 100],
+    ] as const) {
+      const session = await Session.open(stage);
+      session.stream.feed(session.encode(fields).subarray(0, sentBytes));
+      beginnings.push([sentBytes, session]);
+    }
+    stage.clock.advance(60_000);
+    for (const [sentBytes, session] of beginnings)
+      expect([sentBytes, session.stream.closed]).toEqual([sentBytes, false]);
+    stage.clock.advance(65_000);
+    await settle();
+    for (const [sentBytes, session] of beginnings)
+      expect([sentBytes, session.stream.closeReason]).toEqual([
+        sentBytes,
+        expect.stringContaining("began a request and sent nothing more of it"),
+      ]);
+    expect(quiet.stream.closed).toBe(false);
+    expect(await quiet.errorOf({ command: FLUSH })).toBe(0);
+    expect(stage.server.bufferPieceCount).toBe(0);
+    expect(stage.server.statistics.connectionsOpen).toBe(1);
+  });
+
+  test("a request that waits for memory, or arrives slowly, or a server that was stopped, is not held against a client", async () => {
+    const stage = makeStage({ clientBytesMax: 64 * MIB, bufferBytesMax: 64 * MIB, stallTimeoutMs: 10 ** 9 });
+    const hog = await Session.open(stage);
+    hog.stream.holdOutput = true;
+    for (const cookie of [1n, 2n]) hog.send({ command: READ, length: 32 * MIB, cookie });
+    const waiting = await Session.open(stage);
+    waiting.send({ command: WRITE, payload: pattern(2 * MIB) });
+    const slow = await Session.open(stage);
+    const flush = slow.encode({ command: FLUSH });
+    for (const at of flush.keys()) {
+      slow.stream.feed(flush.subarray(at, at + 1));
+      stage.clock.advance(100_000);
+    }
+    expect((await slow.replies()).map((reply) => reply.error)).toEqual([0]);
+    expect(waiting.stream.closed).toBe(false);
+    slow.stream.feed(flush.subarray(0, 3));
+    stage.clock.advance(3000);
+    stage.clock.leap(3_600_000);
+    expect(slow.stream.closed).toBe(false);
+  });
+
   test("an idle connection is closed where a limit is set", async () => {
     const stage = makeStage({ idleTimeoutMs: 5000 });
     const session = await Session.open(stage);
