@@ -58,6 +58,8 @@ const kind =
 const scripts = [...new Bun.Glob("*.sh").scanSync({ cwd: guestFolder })].sort();
 const nameOf = (file: string) => file.replace(/(\.\d+)?\.sh$/, "");
 const known = [...new Set(scripts.map(nameOf))].filter((name) => name !== "library");
+/** A selection of the others for every test run: not run with them, only when asked for. */
+const SHORT = "short";
 
 /** `# program: NAME` in a script asks for programs/NAME.ts, compiled with its workers into the shared folder. */
 function compile(script: string, share: string): void {
@@ -166,7 +168,7 @@ async function main(): Promise<number> {
   copyFileSync(executable, join(share, "torus"));
   const tests =
     flags.script === undefined
-      ? (asked.length > 0 ? asked : known).map(testOf)
+      ? (asked.length > 0 ? asked : known.filter((name) => name !== SHORT)).map(testOf)
       : [{ name: basename(flags.script), files: [flags.script] }];
   for (const file of tests.flatMap(({ files }) => files)) compile(readFileSync(file, "utf8"), share);
   const failed: string[] = [];

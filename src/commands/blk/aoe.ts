@@ -50,6 +50,7 @@ export const aoeCommand = leaf({
     ...metaArgs,
   },
   variadic: "VOLUME INTERFACE MAJOR MINOR",
+  lists: ["allow"],
   async run(args, words) {
     if (args.flush !== undefined) {
       if (words.length > 0) throw new UsageError("Give --flush DEVICE alone, or a volume to serve");

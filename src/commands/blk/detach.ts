@@ -34,7 +34,16 @@ export async function detachDevice(found: AttachedDevice, unmountAll: boolean): 
   const { device, record, served } = found;
   for (const point of [...device.mountPoints].reverse())
     if (unmountAll || point === record?.mountPoint) await unmount(point);
-  if (record !== undefined && served && record.method === "ioctl") process.kill(record.pid, "SIGTERM");
+  if (record !== undefined && served && record.method === "ioctl") {
+    // Its process would refuse too, but to its log and not to us.
+    const left = listNbdDevices().find(({ path }) => path === device.path)?.mountPoints ?? [];
+    if (left.length > 0)
+      throw new CommandError(
+        "conflict",
+        `Cannot detach ${device.path}: it is mounted at ${left.join(", ")}; unmount it first`,
+      );
+    process.kill(record.pid, "SIGTERM");
+  }
   // With nobody behind it a flush would only wait.
   else await detachFromKernel(device.path, served || record === undefined);
   if (record === undefined) return;

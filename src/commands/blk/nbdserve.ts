@@ -13,14 +13,14 @@ export const nbdserveCommand = leaf({
   description: "Serve volumes over NBD; without names, every volume and snapshot, opened when a client asks",
   examples: [
     "torus blk nbdserve data",
-    "torus blk nbdserve --listen unix:/run/torus/nbd.sock data logs",
+    "torus blk nbdserve --listen unix:/run/torus/nbd.sock,127.0.0.1:10809 data logs",
     "torus blk nbdserve --listen 0.0.0.0:10809 --tls-cert-file server.pem --tls-key-file server-key.pem --tls-ca-file ca.pem --tls-required",
   ],
   args: {
     listen: {
       type: "string",
-      description: `HOST:PORT or unix:PATH (default ${LISTEN_DEFAULT})`,
-      valueHint: "ADDRESS",
+      description: `HOST:PORT or unix:PATH, several with commas (default ${LISTEN_DEFAULT})`,
+      valueHint: "ADDRESS,ADDRESS",
     },
     "tls-cert-file": {
       type: "string",
@@ -59,6 +59,7 @@ export const nbdserveCommand = leaf({
     ...metaArgs,
   },
   variadic: "[VOLUME...]",
+  lists: ["listen"],
   async run(args, names) {
     let stop: (failure: TorusError | undefined) => void = () => {};
     const ended = new Promise<TorusError | undefined>((resolve) => {
@@ -79,7 +80,7 @@ export const nbdserveCommand = leaf({
     try {
       const { addresses } = await client.plane.openFrontEnd(
         {
-          listen: [args.listen ?? LISTEN_DEFAULT],
+          listen: (args.listen ?? LISTEN_DEFAULT).split(","),
           only: names.length === 0 ? undefined : names,
           keepOpen: names,
           tls: tls && (args["tls-required"] ? "required" : "offered"),

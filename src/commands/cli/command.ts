@@ -17,6 +17,8 @@ export interface LeafOptions<Args extends ArgsDef> {
   readonly variadic?: string;
   readonly hidden?: boolean;
   readonly alias?: readonly string[];
+  /** Options that take a list with commas: given twice they would lose the first one's, so that is wrong usage. */
+  readonly lists?: readonly string[];
   run(args: ParsedArgs<Args>, rest: readonly string[]): void | Promise<void>;
 }
 
@@ -71,9 +73,18 @@ export function checkFlags(command: string, raw: readonly string[], definitions:
   }
 }
 
+/** Throws UsageError for a list that is given in two options instead of one. */
+function checkLists(command: string, raw: readonly string[], lists: readonly string[]): void {
+  for (const name of lists) {
+    const count = raw.filter((word) => word === `--${name}` || word.startsWith(`--${name}=`)).length;
+    if (count > 1)
+      throw new UsageError(`Give --${name} of "${command}" once, with commas between its values`);
+  }
+}
+
 /** A command that does something. */
 export function leaf<const Args extends ArgsDef>(options: LeafOptions<Args>): CommandDef<Args> {
-  const { name, description, examples, variadic, hidden, alias } = options;
+  const { name, description, examples, variadic, hidden, alias, lists = [] } = options;
   const meta: LeafMeta = {
     ...{ name, description, examples },
     ...(variadic === undefined ? {} : { variadic }),
@@ -87,6 +98,7 @@ export function leaf<const Args extends ArgsDef>(options: LeafOptions<Args>): Co
       // How the command was called, when the dispatcher says so: "torus ctl volume list".
       const called = typeof context.data === "string" ? context.data : name;
       checkFlags(called, context.rawArgs, options.args);
+      checkLists(called, context.rawArgs, lists);
       const positionals = Object.values(options.args as ArgsDef).filter(
         (a) => a.type === "positional",
       ).length;

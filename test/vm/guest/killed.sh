@@ -47,9 +47,9 @@ $TORUS ctl volume unlock data --force
 head -c 65536 /dev/zero >/tmp/zeros
 $TORUS ctl block snapshot create data@before
 $TORUS ctl block snapshot restore data@before --yes 2>/dev/null || $TORUS ctl block snapshot restore data@before
-if $TORUS blk attach data --wait 60s >/tmp/refused 2>&1; then exit 1; fi
-cat /tmp/refused
-grep -q "another writer had the volume meanwhile; unmount /srv/disk first" /tmp/refused
+if $TORUS blk attach data --wait 60s >/tmp/refused.log 2>&1; then exit 1; fi
+cat /tmp/refused.log
+grep -q "another writer had the volume meanwhile; unmount /srv/disk first" /tmp/refused.log
 echo "a device of another state is not taken over"
 umount -l /srv/disk
 $TORUS blk detach data
