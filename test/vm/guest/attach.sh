@@ -33,7 +33,9 @@ for method in netlink ioctl; do
     $TORUS blk attach $volume --method $method --device /dev/nbd2 --background
     DEVICE=/dev/nbd2
     check_file_system $type
-    mount /dev/nbd2 /srv/disk
+    # ext4 goes on making its inode tables while it is mounted, as large as what comes back here, unless told not to.
+    if [ $type = ext4 ]; then options=noinit_itable; else options=rw; fi
+    mount -o $options /dev/nbd2 /srv/disk
     test "$(checksum /srv/disk/f)" = "$before"
     # Mounted by others: not torn away.
     if [ $type = ext4 ]; then
@@ -42,7 +44,6 @@ for method in netlink ioctl; do
     fi
     rm /srv/disk/f
     sync
-    # Not before: ext4 goes on making its inode tables while it is mounted.
     full=$(used_bytes)
     fstrim /srv/disk
     umount /srv/disk
@@ -51,7 +52,7 @@ for method in netlink ioctl; do
     test ! -e /sys/block/nbd2/pid
     $TORUS ctl gc run >/dev/null
     # Blocks are deleted a while after they were found dead, and the longer the slower the machine collects.
-    wait_for 240 came_back
+    wait_for 240 came_back || { echo "$full -> $(used_bytes) bytes"; exit 1; }
     echo "$method $type: checksum, fsck, trim ($full -> $(used_bytes) bytes) are right"
   done
 done

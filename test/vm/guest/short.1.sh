@@ -105,7 +105,7 @@ echo "aoe: checksum and fsck are right, also after kill -9 of the target"
 
 echo "== trimmed space comes back"
 came_back() { [ "$(used_bytes)" -lt $((full - 8 * 1024 * 1024)) ]; }
-wait_for 240 came_back
+wait_for 240 came_back || { echo "$full -> $(used_bytes) bytes"; exit 1; }
 echo "$full -> $(used_bytes) bytes in the store"
 
 echo "== reset"
