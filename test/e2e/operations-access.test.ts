@@ -113,6 +113,7 @@ for (const scheme of ["adp", "http"] as const)
         (await cluster.ctlJson<{ allowedClients: string[] }>("volume", "info", `copy-${scheme}`))
           .allowedClients;
       expect(await allowed()).toEqual(["bob"]);
+      expect(await cluster.ctl("volume", "access", `copy-${scheme}`)).toContain("may be used by bob");
       await cluster.ctl("volume", "access", `copy-${scheme}`, "--allow", "alice");
       expect(await allowed()).toEqual(["alice"]);
       const copy = await serveAs("alice-copy", alice, `copy-${scheme}`);

@@ -28,6 +28,7 @@ import { type VolumeFlags, withClient } from "../client";
 import { type Column, outputArgs, outputStyle, renderJson, renderList } from "../output";
 import { findPeer, parsePeerIds } from "./peer";
 import { listAllBlocks, ringCheckCommand } from "./ring-check";
+import { peerShortfall, zoneShortfall } from "./shortfall";
 
 interface MemberRow {
   readonly peerId: string;
@@ -204,6 +205,8 @@ export const ringPlanCommand = leaf({
       console.log(
         `Ring version ${plan.fromVersion} -> ${plan.toVersion}: moves ${formatSize(plan.bytesMoved, style)}${estimate}; the least possible is ${formatSize(plan.bytesMovedLeast, style)}`,
       );
+      for (const line of [peerShortfall(next), zoneShortfall(next)])
+        if (line !== undefined) console.log(line);
     });
   },
 });

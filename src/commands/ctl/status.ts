@@ -7,6 +7,7 @@ import { outputArgs, outputStyle, paint, renderBar, renderJson, renderList } fro
 import { leavingLines, type PeerRow, peerColumns, peerRows } from "./peer";
 import { backgroundReport, collectionProgress, peerProgress, scrubProgress } from "./progress";
 import { movementLine, movementOf, type MovementSummary } from "./rebalance";
+import { peerShortfall, zoneShortfall } from "./shortfall";
 
 export interface ClusterStatus {
   readonly health: "ok" | "degraded" | "failing";
@@ -100,10 +101,9 @@ function backgroundProblems(peer: PeerRow): string[] {
 }
 
 function ringProblems(ring: RingSpec, peers: readonly PeerRow[]): string[] {
-  const placing = ring.members.filter((member) => member.weight > 0).length;
   if (ring.members.length === 0) return ["The ring has no peer: add one with torus ctl peer add --all-peers"];
-  if (placing < ring.replication)
-    return [`The ring asks for ${ring.replication} copies and has ${placing} peers to hold them: add peers`];
+  const short = peerShortfall(ring);
+  if (short !== undefined) return [short];
   if (ring.replication === 1 && peers.filter((peer) => peer.live).length > 1)
     return ["Every block has one copy only: keep two with torus ctl ring set-replication 2"];
   return [];
@@ -141,6 +141,8 @@ export async function clusterStatus(metadata: Metadata): Promise<ClusterStatus> 
       `${formatSize(rebalance.bytesLeft)} are still to be moved or copied: see torus ctl rebalance status`,
     );
   const notes = leavingLines(rows, ring);
+  const shared = zoneShortfall(ring);
+  if (shared !== undefined) notes.push(shared);
   if (orders.rebalance.paused) notes.push("Moving blocks is paused: torus ctl rebalance resume goes on");
   if (orders.scrub.paused) notes.push("Scrubbing is paused: torus ctl scrub resume goes on");
   const down = ring.members.filter(

@@ -329,14 +329,13 @@ export const volumeAccessCommand = leaf({
     if ((args.allow ?? args.deny) !== undefined && !changes)
       throw new UsageError("Give at least one name to --allow or --deny");
     await withMetadata(args, async ({ access }) => {
-      const list =
-        changes || args.everybody
-          ? await access.change(args.name, (before) =>
-              args.everybody
-                ? undefined
-                : [...(before() ?? []), ...allowed].filter((name) => !denied.includes(name)),
-            )
-          : await access.get(args.name);
+      if (args.everybody) await access.change(args.name, () => undefined);
+      // Without a list of its own a clone has that of the volume it comes from.
+      const list = changes
+        ? await access.change(args.name, (before) =>
+            [...(before() ?? []), ...allowed].filter((name) => !denied.includes(name)),
+          )
+        : await access.effective(args.name);
       console.log(
         args.json
           ? JSON.stringify({ name: args.name, clients: list ?? null })

@@ -28,13 +28,6 @@ export class VolumeAccess {
     this.#context = context;
   }
 
-  /** The volume's own list. Throws "no-such-volume". */
-  async get(name: string): Promise<AccessList> {
-    const { volumeId } = await lookAtVolume(this.#context, name);
-    const entry = await this.#context.store.get(keys.access(volumeId));
-    return entry === undefined ? undefined : decodeAccess(entry);
-  }
-
   /** The list that holds: the volume's own, else that of the nearest volume it comes from. Throws "no-such-volume". */
   async effective(name: string): Promise<AccessList> {
     const { volumeId } = await lookAtVolume(this.#context, name);

@@ -98,15 +98,15 @@ describe("with records", () => {
   test("VolumeAccess keeps lists sorted and without doubles, and refuses names that no certificate has", async () => {
     const { metadata } = await bench();
     await metadata.volumes.create("db", 2 ** 30);
-    expect(await metadata.access.get("db")).toBeUndefined();
+    expect(await metadata.access.effective("db")).toBeUndefined();
     expect(await metadata.access.change("db", () => ["b", "a", "b"])).toEqual(["a", "b"]);
-    expect(await metadata.access.get("db")).toEqual(["a", "b"]);
+    expect(await metadata.access.effective("db")).toEqual(["a", "b"]);
     await expect(metadata.access.change("db", () => ["x".repeat(65)])).rejects.toThrow(
       "give the name in its certificate, of 1 to 64 characters",
     );
     await expect(metadata.access.change("no", () => [])).rejects.toThrow('Cannot find volume "no"');
     expect(await metadata.access.change("db", () => undefined)).toBeUndefined();
-    expect(await metadata.access.get("db")).toBeUndefined();
+    expect(await metadata.access.effective("db")).toBeUndefined();
   });
 
   test("AccessPolicy hears of lists and finds what was made just now", async () => {
