@@ -189,6 +189,7 @@ export const ringPlanCommand = leaf({
     ...outputArgs,
     ...metaArgs,
   },
+  lists: ["uuids", "add", "remove", "drain", "weight", "zone"],
   async run(args) {
     const style = outputStyle(args);
     await withMetadata(args, async (metadata) => {

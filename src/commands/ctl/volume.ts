@@ -322,6 +322,7 @@ export const volumeAccessCommand = leaf({
     json: outputArgs.json,
     ...metaArgs,
   },
+  lists: ["allow", "deny"],
   async run(args) {
     const [allowed, denied] = [namesOf(args.allow), namesOf(args.deny)];
     const changes = allowed.length + denied.length > 0;
