@@ -7,6 +7,7 @@
 import { statSync } from "node:fs";
 import { isAbsolute, normalize } from "node:path";
 import type { ServiceImpl } from "@connectrpc/connect";
+import type { Clock, Timer } from "../../base";
 import { type Usage, usageOf } from "./capabilities";
 import { CsiError, required } from "./errors";
 import { type Node, NodeServiceCapability_RPC_Type as Rpc, VolumeUsage_Unit as Unit } from "./gen/csi_pb";
@@ -39,8 +40,12 @@ export interface NodeServiceOptions {
   readonly attacher: DeviceAttacher;
   /** Where it remembers what is staged. */
   readonly stateFolder: string;
+  readonly clock: Clock;
   readonly onEvent: (level: "info" | "warn", message: string) => void;
 }
+
+/** How soon a device that could not be taken over is tried again: whoever has it mounted waits. */
+const RECOVER_AGAIN_MS = 5_000;
 
 /** Absolute, without .. and without a slash at its end, as /proc shows mounts. */
 function requiredPath(field: string, path: string): string {
@@ -58,6 +63,8 @@ export class NodeService {
   readonly #options: NodeServiceOptions;
   readonly #operations = new Operations();
   readonly #records: StageRecords;
+  readonly #retries = new Map<string, Timer>();
+  #closed = false;
 
   constructor(options: NodeServiceOptions) {
     this.#options = options;
@@ -73,17 +80,53 @@ export class NodeService {
         device = await attacher.recover(record.volumeName);
       } catch (error) {
         if (!(error instanceof CsiError)) throw error;
-        // Its device waits, or fails when the kernel has waited enough; the others are to be served.
+        // Its device waits, for as long as the kernel waits; the others are to be served.
         onEvent("warn", error.message);
+        this.#recoverLater(record.volumeName);
         continue;
       }
       if (device === undefined) {
         onEvent("info", `Volume "${record.volumeName}" is not attached any more`);
         this.#records.remove(record.volumeName);
-      } else {
-        onEvent("info", `Took volume "${record.volumeName}" over at ${device}`);
-        if (device !== record.device) this.#records.put({ ...record, device });
-      }
+      } else this.#recovered(record, device);
+    }
+  }
+
+  /** Tries nothing more of its own accord. */
+  close(): void {
+    this.#closed = true;
+    for (const timer of this.#retries.values()) timer.cancel();
+    this.#retries.clear();
+  }
+
+  #recovered(record: StageRecord, device: string): void {
+    this.#options.onEvent("info", `Took volume "${record.volumeName}" over at ${device}`);
+    if (device !== record.device) this.#records.put({ ...record, device });
+  }
+
+  #recoverLater(volumeName: string): void {
+    if (this.#closed) return;
+    const timer = this.#options.clock.schedule(RECOVER_AGAIN_MS, () => void this.#recoverAgain(volumeName));
+    this.#retries.set(volumeName, timer);
+  }
+
+  async #recoverAgain(volumeName: string): Promise<void> {
+    this.#retries.delete(volumeName);
+    const { attacher, onEvent } = this.#options;
+    try {
+      await this.#operations.run(volumeName, async () => {
+        const record = this.#records.get(volumeName);
+        // Unstaged meanwhile.
+        if (record === undefined) return;
+        const device = await attacher.recover(volumeName);
+        if (device !== undefined) this.#recovered(record, device);
+        // The record stays: what was mounted of it is still to be unstaged.
+        else
+          onEvent("warn", `Volume "${volumeName}" is not attached any more: the kernel gave its device up`);
+      });
+    } catch (error) {
+      onEvent("warn", error instanceof Error ? error.message : String(error));
+      this.#recoverLater(volumeName);
     }
   }
 

@@ -2,6 +2,7 @@
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { parseDuration, type TorusError } from "../../base";
+import { systemClock } from "../../base/io";
 import {
   ControllerService,
   CsiServer,
@@ -75,16 +76,17 @@ export const csiCommand = leaf({
         stop(undefined);
       });
     let server: CsiServer | undefined;
+    let node: NodeService | undefined;
     try {
       const volumes = new MetadataVolumes(client);
       const stateFolder = args["state-dir"] ?? STATE_FOLDER_DEFAULT;
-      let node: NodeService | undefined;
       if (args.parts !== "controller") {
         node = new NodeService({
           nodeId: args["node-id"] ?? hostname(),
           volumes,
           attacher: await makeAttacher(client, args.attach ?? "nbd", stateFolder),
           stateFolder: join(stateFolder, "staged"),
+          clock: systemClock,
           onEvent: (level, message) => logger.log(level, message),
         });
         await node.recover();
@@ -100,6 +102,7 @@ export const csiCommand = leaf({
       const failure = await ended;
       if (failure !== undefined) throw failure;
     } finally {
+      node?.close();
       await server?.close();
       await client.close();
     }

@@ -79,8 +79,10 @@ else
 fi
 echo "vm: up after $(cut -d' ' -f1 /proc/uptime) s"
 bash /run/vm/script; rc=$?
-sync; echo $rc >/run/vm/status.new; mv /run/vm/status.new /run/vm/status; sync
-busybox poweroff -f
+echo $rc >/run/vm/status.new; sync /run/vm/status.new; mv /run/vm/status.new /run/vm/status
+# After a failure a device may be there that nobody serves: the end does not wait for it, as "poweroff" without -n would.
+sync & for _ in $(seq 100); do [ -d /proc/$! ] || break; sleep 0.1; done
+busybox poweroff -n -f
 START
 cat >root/vm-init <<'INIT'
 #!/bin/busybox sh
