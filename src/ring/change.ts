@@ -214,6 +214,6 @@ function checkWeight(peerId: PeerId, weight: number): void {
   if (!isWeight(weight) || weight === 0)
     throw new RingError(
       "bad-change",
-      `Cannot weigh peer ${peerId} at ${weight}: give a number above 0 (drain it to take its blocks away)`,
+      `Cannot weigh peer ${peerId} at ${weight}: give a number above 0, at most 2^40 (drain it to take its blocks away)`,
     );
 }

@@ -95,6 +95,30 @@ scene.test("a weight of a draining peer waits until it is undrained", async () =
   expect(await weight()).toBe(55);
 });
 
+scene.test(
+  "a peer that is down is not removed by a slip while as many as hold a block's copies are",
+  async () => {
+    const before = await ring();
+    const lost = cluster.daemons.slice(0, before.replication);
+    for (const daemon of lost) await daemon.kill();
+    const isDown = async () => (await cluster.peers()).filter((peer) => peer.member === "DOWN");
+    await waitFor("them to be seen as down", async () => (await isDown()).length === lost.length);
+    const [one] = await isDown();
+    const refused = await attempt("peer", "remove", one!.peerId);
+    expect(refused.exitCode).toBe(1);
+    expect(refused.stderr).toContain("blocks that only they hold");
+    expect(await ring()).toEqual(before);
+    for (const daemon of lost) await daemon.start();
+    await waitFor("them to be back", async () => (await isDown()).length === 0);
+  },
+);
+
+scene.test("a daemon whose metadata is elsewhere says so at once", async () => {
+  const asked = await cluster.attempt(["ctl", "status", "--meta", cluster.daemons[0]!.adminUrl]);
+  expect(asked.exitCode).toBe(2);
+  expect(asked.stderr).toContain("its metadata lives elsewhere");
+});
+
 scene.test("the last peers that take blocks are not removed by a slip", async () => {
   const before = await ring();
   const all = before.members.map((member) => member.peerId);

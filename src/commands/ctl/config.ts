@@ -72,6 +72,12 @@ async function writeConfig(path: string, config: ConfigFile): Promise<void> {
   }
 }
 
+/** Of the profile in use that is removed, the one named "default" takes the place. */
+function defaultAfter(preset: string | undefined, others: ConfigFile["profiles"]): { default?: string } {
+  if (preset !== undefined) return { default: preset };
+  return Object.hasOwn(others, "default") ? { default: "default" } : {};
+}
+
 export const configCommand = leaf({
   name: "config",
   description: "Keep where the metadata is under a name, so that no command needs to be told",
@@ -109,7 +115,7 @@ export const configCommand = leaf({
       const { default: preset, ...rest } = config;
       await writeConfig(path, {
         ...rest,
-        ...(preset === undefined || preset === name ? {} : { default: preset }),
+        ...defaultAfter(preset === name ? undefined : preset, others),
         profiles: others,
       });
       console.log(`Removed profile ${name} from ${path}`);

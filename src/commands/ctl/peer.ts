@@ -207,21 +207,30 @@ export const peerAddCommand = leaf({
  * Taking out peers whose blocks nobody else could give, or the last ones that take blocks, is refused unless forced;
  * fewer peers than copies is said.
  */
-function checkRemaining(ring: RingSpec, chosen: readonly PeerRow[], force: boolean): void {
+function checkRemaining(
+  ring: RingSpec,
+  rows: readonly PeerRow[],
+  chosen: readonly PeerRow[],
+  force: boolean,
+): void {
   const isChosen = new Set<PeerId>(chosen.map((peer) => peer.peerId));
   const placing = ring.members.filter((member) => member.weight > 0 && !isChosen.has(member.peerId));
-  const down = chosen.filter(
-    (peer) => peer.member === "DOWN" && ring.members.some((one) => one.peerId === peer.peerId),
+  // All that are down count, chosen or not: what they hold together may be held by nobody else.
+  const isMember = new Set<PeerId>(ring.members.map((member) => member.peerId));
+  const down = rows.filter(
+    (peer) => peer.member === "DOWN" && isMember.has(peer.peerId) && !isSafeToRemove(peer, ring.version),
   );
   if (!force && placing.length === 0)
     throw new CommandError(
       "conflict",
       "Cannot remove these peers: none that takes blocks would be left; add others first, or use --force",
     );
-  if (!force && down.length >= ring.replication)
+  if (!force && down.length >= ring.replication && down.some((peer) => isChosen.has(peer.peerId)))
     throw new CommandError(
       "conflict",
-      `Cannot remove ${down.length === 1 ? `peer ${down[0]?.address}` : `${down.length} peers at once`}: with replication ${ring.replication}, what only ${down.length === 1 ? "it holds" : "they hold"} could not be read; start ${down.length === 1 ? "it" : "them"} again, or use --force when the disk is lost`,
+      down.length === 1
+        ? `Cannot remove peer ${down[0]?.address}: it is down, and with replication ${ring.replication} nobody else holds what it holds; start it again, or use --force when its disk is lost`
+        : `Cannot remove a peer that is down while ${down.length} are: with replication ${ring.replication} there may be blocks that only they hold; start them again one by one, or use --force when their disks are lost`,
     );
   if (placing.length < ring.replication)
     console.error(
@@ -240,7 +249,7 @@ export const peerRemoveCommand = leaf({
     await withMetadata(args, async (metadata) => {
       const { rows, ring } = await peerRows(metadata);
       const chosen = rest.map((text) => findPeer(rows, text));
-      checkRemaining(ring, chosen, args.force === true);
+      checkRemaining(ring, rows, chosen, args.force === true);
       for (const peer of chosen)
         if (
           peer.live &&

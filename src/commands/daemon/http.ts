@@ -57,6 +57,16 @@ type Handler = (request: Request) => Promise<Response>;
 const text = (body: string, status = 200, headers: Record<string, string> = {}) =>
   new Response(body, { status, headers: { "content-type": "text/plain; charset=utf-8", ...headers } });
 
+/** What a GET finds. */
+const PAGES: ReadonlySet<string> = new Set([
+  "/",
+  "/healthz",
+  "/readyz",
+  "/status",
+  "/status.json",
+  "/metrics",
+]);
+
 /** Who reaches a daemon without TLS. */
 const LOCAL_ADMINISTRATOR: Caller = { role: "admin", name: "" };
 
@@ -98,6 +108,8 @@ function handlerFor(caller: Caller, options: AdminServerOptions): Handler {
     if (answer !== undefined) return answer;
     const { pathname } = new URL(request.url);
     if (pathname === "/log-level") return logLevel(request);
+    // Also to a POST: by this a client learns that metadata is elsewhere.
+    if (!PAGES.has(pathname)) return text("not found\n", 404, headers);
     if (request.method !== "GET" && request.method !== "HEAD")
       return text("only GET\n", 405, { ...headers, allow: "GET, HEAD" });
     switch (pathname) {
