@@ -53,6 +53,12 @@ describe("ctl and blk", () => {
       WRONG_USAGE,
       ["nowhere", "host:port"],
     ],
+    [
+      "two lists of addresses",
+      ["blk", "nbdserve", "--listen", "127.0.0.1:0", "--listen=127.0.0.1:0", "disk"],
+      WRONG_USAGE,
+      ["--listen", "once", "commas"],
+    ],
     ["a name that is taken", ["ctl", "volume", "create-block", "disk", "1GiB"], FAILED, ["disk", "name"]],
     ["moving at no pace", ["ctl", "rebalance", "rate", "0"], WRONG_USAGE, ["1 byte", "rebalance pause"]],
     ["scrubbing at no pace", ["ctl", "scrub", "rate", "0"], WRONG_USAGE, ["1 byte", "scrub pause"]],

@@ -3,7 +3,19 @@
  * unchanging, a new size to whoever connects anew, holes as holes, one coherent view over many connections.
  */
 import { beforeAll, describe, expect } from "bun:test";
-import { Cluster, freePort, nbdinfo, nbdlist, nbdsh, openScene, qemuIo, tcpUri, waitFor } from "./harness";
+import {
+  Cluster,
+  freePort,
+  nbdinfo,
+  nbdlist,
+  type NbdServer,
+  nbdsh,
+  openScene,
+  qemuIo,
+  tcpUri,
+  unixUri,
+  waitFor,
+} from "./harness";
 
 const MEBIBYTE = 1024 * 1024;
 
@@ -11,6 +23,7 @@ describe("NBD exports", () => {
   const scene = openScene("nbd-exports");
   let cluster: Cluster;
   let port: number;
+  let all: NbdServer;
   const uri = (name: string) => tcpUri(port, name);
 
   beforeAll(async () => {
@@ -18,7 +31,7 @@ describe("NBD exports", () => {
     await cluster.createVolume("data", "64MiB");
     await cluster.createVolume("logs", "32MiB");
     port = await freePort();
-    await cluster.serve("all", [], { tcpPort: port });
+    all = await cluster.serve("all", [], { tcpPort: port });
     await waitFor("the server to list", async () => (await nbdlist(scene, uri(""))).length === 2);
   }, 120_000);
 
@@ -58,6 +71,12 @@ except nbd.Error as error:
       ["logs", 32 * MEBIBYTE, false, expect.any(String)],
     ]);
     for (const [, , , description] of told) expect(description).not.toBe("");
+  });
+
+  scene.test("TCP and a unix socket show one volume", async () => {
+    await qemuIo(scene, uri("data"), ["write -P 5 1M 65536"]);
+    await qemuIo(scene, unixUri(all.socketPath, "data"), ["read -P 5 1M 65536", "write -P 6 1M 4096"]);
+    await qemuIo(scene, uri("data"), ["read -P 6 1M 4096", "discard 1M 65536"]);
   });
 
   scene.test("nbd-client -l lists the same", async () => {

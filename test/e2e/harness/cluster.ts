@@ -178,7 +178,7 @@ export interface ServeOptions {
 /** `torus blk nbdserve`: the client side of a volume, in a process of its own. */
 export class NbdServer {
   private process: ManagedProcess | undefined;
-  private readonly socketPath: string;
+  readonly socketPath: string;
 
   constructor(
     private readonly cluster: Cluster,
@@ -239,7 +239,8 @@ export class NbdServer {
   private async tryStart(): Promise<string | undefined> {
     const binary = await torusBinary();
     const { tcpPort, flags = [], certificate } = this.options;
-    const address = tcpPort === undefined ? `unix:${this.socketPath}` : `127.0.0.1:${tcpPort}`;
+    const local = `unix:${this.socketPath}`;
+    const address = tcpPort === undefined ? local : `127.0.0.1:${tcpPort},${local}`;
     const started = await this.cluster.scene.start(
       this.name,
       [
