@@ -213,13 +213,13 @@ describe("nextRing", () => {
       "weight 0",
       () => nextRing(good, { kind: "set-weight", peerId: peerId(1), weight: 0 }),
       "bad-change",
-      `Cannot weigh peer ${peerId(1)} at 0: give a number above 0 (drain it to take its blocks away)`,
+      `Cannot weigh peer ${peerId(1)} at 0: give a number above 0, at most 2^40 (drain it to take its blocks away)`,
     ],
     [
       "weight NaN",
       () => nextRing(good, { kind: "undrain", peerId: peerId(1), weight: Number.NaN }),
       "bad-change",
-      `Cannot weigh peer ${peerId(1)} at NaN: give a number above 0 (drain it to take its blocks away)`,
+      `Cannot weigh peer ${peerId(1)} at NaN: give a number above 0, at most 2^40 (drain it to take its blocks away)`,
     ],
     [
       "a zone with control characters",
