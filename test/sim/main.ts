@@ -3,7 +3,9 @@
  * replays one, with `--trace` every line of it. A failing seed prints its end, the commit and the command; with
  * `--shrink` its schedule of faults is cut off ever earlier, and then kinds of faults are left out one by one, as
  * long as it still fails. `--regressions` runs the seeds that found a bug once, `--minutes` bounds the time.
+ * `--plan NAME` runs a directed schedule with these seeds instead, `--plans` all there are.
  */
+import { type Plan, PLANS } from "./directed";
 import { REGRESSIONS } from "./regressions";
 import { Simulation, type SimulationOptions, type SimulationResult } from "./simulation";
 
@@ -15,14 +17,15 @@ interface Arguments {
   readonly shrink: boolean;
   readonly progress: boolean;
   readonly minutesMax: number;
-  readonly schedule: Schedule;
+  /** Each seed is run with each of them: chance's, or directed ones. */
+  readonly schedules: readonly Schedule[];
 }
 
 /** How the schedule of a seed is shortened. */
-type Schedule = Pick<SimulationOptions, "faultMs" | "without">;
+type Schedule = Pick<SimulationOptions, "faultMs" | "without" | "plan">;
 
 const USAGE =
-  "usage: bun run sim [--seeds N] [--from S] [--seed S] [--trace] [--twice] [--keep-going] [--minutes M] [--regressions] [--progress] [--shrink] [--fault-ms MS] [--without KIND]...";
+  "usage: bun run sim [--seeds N] [--from S] [--seed S] [--trace] [--twice] [--keep-going] [--minutes M] [--regressions] [--progress] [--shrink] [--fault-ms MS] [--without KIND]... [--plan NAME] [--plans]";
 const TAIL_LINES = 80;
 /** Longer than any safety phase. */
 const FAULT_MS_MAX = 60_000;
@@ -38,6 +41,7 @@ function parseArguments(words: readonly string[]): Arguments {
     keepGoing: false,
     shrink: false,
     progress: false,
+    plans: false,
     schedule: {} as Schedule,
   };
   const queue = [...words];
@@ -54,6 +58,8 @@ function parseArguments(words: readonly string[]): Arguments {
     else if (word === "--twice") values.twice = true;
     else if (word === "--keep-going") values.keepGoing = true;
     else if (word === "--shrink") values.shrink = true;
+    else if (word === "--plans") values.plans = true;
+    else if (word === "--plan") values.schedule = { ...values.schedule, plan: planNamed(queue.shift()) };
     else if (word === "--progress") values.progress = true;
     else if (word === "--regressions") values.regressions = true;
     else if (word === "--minutes") values.minutesMax = number();
@@ -66,7 +72,16 @@ function parseArguments(words: readonly string[]): Arguments {
     else throw new Error(USAGE);
   const inOrder = Array.from({ length: values.count }, (_, index) => values.from + index);
   const seeds = values.regressions ? REGRESSIONS.map(({ seed }) => seed) : inOrder;
-  return { ...values, seeds };
+  const { schedule } = values;
+  const schedules = values.plans ? PLANS.map((plan) => ({ ...schedule, plan })) : [schedule];
+  return { ...values, seeds, schedules };
+}
+
+function planNamed(name: string | undefined): Plan {
+  const plan = PLANS.find((one) => one.name === name);
+  if (plan === undefined)
+    throw new Error(`there is no plan "${name}", but ${PLANS.map((one) => `"${one.name}"`).join(", ")}`);
+  return plan;
 }
 
 function commit(): string {
@@ -89,9 +104,10 @@ function runSeed(seed: number, trace: boolean, schedule: Schedule): SimulationRe
   }
 }
 
-function commandFor(seed: number, { faultMs, without = [] }: Schedule): string {
+function commandFor(seed: number, { faultMs, without = [], plan }: Schedule): string {
   const cut = faultMs === undefined ? "" : ` --fault-ms ${faultMs}`;
-  return `bun run sim --seed ${seed}${cut}${without.map((kind) => ` --without "${kind}"`).join("")}`;
+  const directed = plan === undefined ? "" : ` --plan "${plan.name}"`;
+  return `bun run sim --seed ${seed}${directed}${cut}${without.map((kind) => ` --without "${kind}"`).join("")}`;
 }
 
 function report(results: readonly SimulationResult[], elapsedMs: number): void {
@@ -148,12 +164,13 @@ async function main(): Promise<number> {
     keepGoing,
     shrink: shrinks,
     progress,
-    schedule,
+    schedules,
   } = parseArguments(process.argv.slice(2));
   const startMs = performance.now();
   const results: SimulationResult[] = [];
   const failed: number[] = [];
-  for (const seed of seeds) {
+  const runs = seeds.flatMap((seed) => schedules.map((schedule) => ({ seed, schedule })));
+  for (const { seed, schedule } of runs) {
     if (performance.now() - startMs > minutesMax * 60_000) {
       console.log(`the time is over before seed ${seed}`);
       break;

@@ -17,6 +17,7 @@ import { SimSnapshots } from "./actors/snapshots";
 import { findUnconverged } from "./check/convergence";
 import { ContentRegistry } from "./check/content-registry";
 import { PageModel } from "./check/page-model";
+import { configFor, type Plan, Scene } from "./directed";
 import { Faults } from "./faults";
 import { METADATA, SimMetadata } from "./world/metadata";
 import { SimNetwork } from "./world/network";
@@ -26,6 +27,7 @@ import { SimProcess, Violation, World } from "./world/world";
 const VOLUME = "disk";
 const OTHER_VOLUME = "other";
 const SETUP_MS = 60_000;
+const PLAN_MS = 600_000;
 /** After the last fault: leases run out, peers come back, tails are adopted. */
 const CONVERGE_MS = 300_000;
 /** Collection, rebalance and scrub after that: a collector looks anew after 10 minutes, whatever the metadata says. */
@@ -42,6 +44,8 @@ export interface SimulationOptions {
   readonly faultMs?: number;
   /** Kinds of faults that are left out. */
   readonly without?: readonly string[];
+  /** Instead of chance a directed schedule. */
+  readonly plan?: Plan;
 }
 
 export interface SimulationResult {
@@ -101,7 +105,8 @@ export class Simulation {
     this.world = new World(this.random, options.print);
     this.network = new SimNetwork(this.world);
     this.metadata = new SimMetadata(this.world, this.network);
-    this.config = chooseConfig(this.random.fork("config"));
+    const drawn = chooseConfig(this.random.fork("config"));
+    this.config = options.plan === undefined ? drawn : configFor(options.plan, drawn);
     this.newIds = this.random.fork("new identities");
     this.admin = new SimProcess(this.world, "admin", this.random.fork("admin"));
     this.context = {
@@ -127,14 +132,25 @@ export class Simulation {
   run(): SimulationResult {
     this.world.log("world", `seed ${this.options.seed}: ${JSON.stringify(this.config)}`);
     this.setUp();
+    const { plan } = this.options;
+    if (plan === undefined) this.runFaults();
+    else this.runPlan(plan);
+    this.converge();
+    return this.result();
+  }
+
+  private runFaults(): void {
     const { without } = this.options;
     this.faults = new Faults(this, without === undefined ? {} : { without });
     this.faults.start();
     const faultMs = this.options.faultMs ?? 8_000 + this.random.below(24_000);
     this.world.run(this.world.nowMs + faultMs, () => false);
     this.faults.stop();
-    this.converge();
-    return this.result();
+  }
+
+  private runPlan(plan: Plan): void {
+    this.await(plan.name, () => plan.run(new Scene(this)), PLAN_MS);
+    for (const client of this.clients) client.crash();
   }
 
   /** Faults are over: everybody is up, reachable and quick. */
@@ -214,8 +230,9 @@ export class Simulation {
     this.until("peers serve", SETUP_MS, () => this.peers.every((peer) => peer.serving));
     for (const { name } of this.volumes)
       this.await("create volume", () => new VolumeAdmin(this.context).create(name, this.regions.sizeBytes));
+    const directed = this.options.plan !== undefined;
     for (let index = 0; index < clientCount; index += 1)
-      this.clients.push(new SimClient(this.clientMachine(), `client${index + 1}`));
+      this.clients.push(new SimClient({ ...this.clientMachine(), directed }, `client${index + 1}`));
     for (const client of this.clients) client.boot();
   }
 
@@ -296,7 +313,7 @@ export class Simulation {
   }
 
   /** Runs the world until a promise of the administrator's is settled. */
-  private await<T>(what: string, start: () => Promise<T>): T {
+  private await<T>(what: string, start: () => Promise<T>, withinMs = SETUP_MS): T {
     let outcome: { readonly value: T } | { readonly error: unknown } | undefined;
     start().then(
       (value) => {
@@ -306,7 +323,7 @@ export class Simulation {
         outcome = { error };
       },
     );
-    this.until(what, SETUP_MS, () => outcome !== undefined);
+    this.until(what, withinMs, () => outcome !== undefined);
     if (outcome !== undefined && "value" in outcome) return outcome.value;
     throw outcome?.error;
   }

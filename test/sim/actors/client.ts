@@ -29,6 +29,7 @@ import type { SimNetwork } from "../world/network";
 import type { Prng } from "../world/prng";
 import { SimProcess, Violation, type World } from "../world/world";
 import type { Regions } from "./regions";
+import type { SnapshotModel } from "../check/snapshot-model";
 import type { SimSnapshots } from "./snapshots";
 
 const WRITE_BUFFER_BYTES = 1024 * 1024;
@@ -56,6 +57,8 @@ export interface ClientMachine {
    * tail cannot be told from a rotted one: with every peer there, nothing acknowledged may be missing then.
    */
   readonly scanOnly?: boolean;
+  /** Does nothing by itself: a directed schedule says what, and when. */
+  readonly directed?: boolean;
 }
 
 /** What one life of a client is working on. */
@@ -64,6 +67,15 @@ interface Life {
   readonly registry: MetaRegistry;
   readonly random: Prng;
   readonly context: MetaContext;
+}
+
+/** From an open of the volume to its end. */
+export interface OpenSession {
+  readonly volume: Volume;
+  readonly work: Work;
+  readonly model: PageModel;
+  readonly session: Session;
+  failed: boolean;
 }
 
 export class SimClient {
@@ -121,6 +133,7 @@ export class SimClient {
     const process = new SimProcess(this.machine.world, this.name, this.random.fork(`process ${this.life}`));
     this.process = process;
     process.log("boots");
+    if (this.machine.directed) return;
     this.run(process).catch((error: unknown) => {
       if (process.alive) this.machine.world.fail(error instanceof Error ? error : new Error(String(error)));
     });
@@ -135,14 +148,24 @@ export class SimClient {
     this.session = undefined;
   }
 
-  private async run(process: SimProcess): Promise<void> {
+  /** Opens the first volume because a directed schedule says so; undefined: it was refused. */
+  async open(): Promise<OpenSession | undefined> {
+    this.boot();
+    return this.begin(await this.startLife(this.process), this.machine.volumes[0] as PageModel);
+  }
+
+  private async startLife(process: SimProcess): Promise<Life> {
     const context: MetaContext = {
       store: this.machine.metadata.connect(process),
       clock: process.clock,
       random: process.random,
     };
     const registry = await this.startRegistry(process, context);
-    const life: Life = { process, registry, context, random: this.random.fork(`work ${this.life}`) };
+    return { process, registry, context, random: this.random.fork(`work ${this.life}`) };
+  }
+
+  private async run(process: SimProcess): Promise<void> {
+    const life = await this.startLife(process);
     while (process.alive) {
       if (this.wanted) {
         this.working = true;
@@ -165,25 +188,43 @@ export class SimClient {
 
   /** One open of the volume, from the lock to the end. */
   private async workOnce(life: Life): Promise<void> {
-    const { process, registry, random } = life;
+    const { process, random } = life;
     const { volumes, snapshots, scanOnly } = this.machine;
     const [first] = volumes as [PageModel];
     const model = random.chance(FIRST_VOLUME_CHANCE) ? first : random.pick(volumes);
     const mayRestore = model === first && !scanOnly && random.chance(RESTORE_CHANCE);
-    const restored = mayRestore ? snapshots?.pickKnown() : undefined;
+    const open = await this.begin(life, model, mayRestore ? snapshots?.pickKnown() : undefined);
+    if (open === undefined) return;
+    const { work } = open;
+    if (scanOnly || random.chance(0.6)) await work.scan();
+    const untilMs = process.clock.nowMs() + (scanOnly ? 500 : 500 + random.delayMs(8_000));
+    const thinkMs = random.pick([15, 60, 200]);
+    const isOver = () => open.failed || !this.wanted || (!this.lingers && process.clock.nowMs() > untilMs);
+    await Promise.all(Array.from({ length: 1 + random.below(5) }, () => work.worker(isOver, thinkMs)));
+    await this.close(open);
+  }
+
+  /** Takes the lock, opens the volume, and is ready to work on it. */
+  private async begin(
+    life: Life,
+    model: PageModel,
+    restored?: SnapshotModel,
+  ): Promise<OpenSession | undefined> {
+    const { process, registry, random } = life;
+    const { snapshots } = this.machine;
     let session: MetaVolumeSession;
     try {
       const options = restored === undefined ? {} : { restoreSnapshot: restored.name };
       session = await registry.openVolume(model.name, this.name, options);
     } catch (error) {
       if (!(error instanceof TorusError)) throw error;
-      return;
+      return undefined;
     }
     if (restored !== undefined) process.log(`restores snapshot ${restored.name}`);
     const restore = restored && model.beginRestore(this.name, restored.contents);
     process.log(`has the lock, epoch ${session.grant.epoch}, head ${describeHead(session)}`);
     const volume = await this.openVolume(life, session);
-    if (volume === undefined) return;
+    if (volume === undefined) return undefined;
     this.counts.opens += 1;
     this.volume = volume;
     if (restore !== undefined) {
@@ -193,18 +234,19 @@ export class SimClient {
     const opened = model.openSession(this.name);
     this.session = opened;
     process.log(`opened volume ${model.name}: session ${opened.id}`);
-    let failed = false;
+    const work = new Work(this.machine, model, process, volume, opened, random, this.counts);
+    const open: OpenSession = { volume, work, model, session: opened, failed: false };
     volume.onFailed = (error) => {
-      failed = true;
+      open.failed = true;
       this.counts.failures += 1;
       process.log(`volume failed: ${error.message}`);
     };
-    const work = new Work(this.machine, model, process, volume, opened, random, this.counts);
-    if (scanOnly || random.chance(0.6)) await work.scan();
-    const untilMs = process.clock.nowMs() + (scanOnly ? 500 : 500 + random.delayMs(8_000));
-    const thinkMs = random.pick([15, 60, 200]);
-    const isOver = () => failed || !this.wanted || (!this.lingers && process.clock.nowMs() > untilMs);
-    await Promise.all(Array.from({ length: 1 + random.below(5) }, () => work.worker(isOver, thinkMs)));
+    return open;
+  }
+
+  /** The volume is detached. */
+  async close({ volume, model, session: opened }: OpenSession): Promise<void> {
+    const { process } = this;
     const outcome = await volume.close();
     this.counts.closes += 1;
     if (outcome.clean) model.endClose(opened);
@@ -256,7 +298,7 @@ function describeHead(session: MetaVolumeSession): string {
 }
 
 /** The requests of one session. */
-class Work {
+export class Work {
   private readonly busyPages = new Set<number>();
 
   constructor(
@@ -352,12 +394,16 @@ class Work {
     for (const page of lost) this.busyPages.delete(page);
   }
 
-  private async write(firstPage: number, pageCount: number, trim: boolean): Promise<void> {
+  async write(
+    firstPage: number,
+    pageCount: number,
+    trim = false,
+    durable = this.random.chance(0.1),
+  ): Promise<void> {
     const { model } = this;
     const writeId = trim ? 0 : model.nextWriteId();
     const content: PageContent = trim ? ZERO_PAGE : new Array<number>(SECTORS_PER_PAGE).fill(writeId);
     const contents = Array.from({ length: pageCount }, (_, index) => ({ page: firstPage + index, content }));
-    const durable = this.random.chance(0.1);
     const operation = model.beginWrite(this.session, contents);
     const offset = firstPage * PAGE_BYTES;
     const length = pageCount * PAGE_BYTES;
@@ -405,7 +451,7 @@ class Work {
     if (status !== VolumeStatus.ok) this.counts.errors += 1;
   }
 
-  private async flush(): Promise<void> {
+  async flush(): Promise<void> {
     const { model } = this;
     const covered = model.beginFlush(this.session);
     const status = await this.wait(`flush of ${covered}`, (done) => this.volume.flush(done));
@@ -414,7 +460,7 @@ class Work {
     if (status !== VolumeStatus.ok) this.counts.errors += 1;
   }
 
-  private async read(firstPage: number, pageCount: number): Promise<boolean> {
+  async read(firstPage: number, pageCount: number): Promise<boolean> {
     const { model } = this;
     const start = model.beginRead(this.session, firstPage, pageCount);
     const destination: NativeBuffer = heapBuffer(pageCount * PAGE_BYTES);

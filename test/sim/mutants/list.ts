@@ -15,6 +15,8 @@ export interface Mutant extends Edit {
   readonly rule: string;
   /** Where two places hold a rule, so that one alone would not show. */
   readonly also?: Edit;
+  /** The directed schedule that leads to where the rule is needed; none: chance does often enough. */
+  readonly plan?: string;
 }
 
 const STORE = "src/engine/store/segment-store.ts";
@@ -37,6 +39,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "count one copy less than the width",
     rule: "R1",
+    plan: "one copy of two",
     file: DISTRIBUTOR,
     find: "    if (this.#copiesIn(block, current, withOutstanding) < current.log.width) return false;",
     replace:
@@ -45,6 +48,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "count an acknowledgement from outside the log set",
     rule: "R1",
+    plan: "a peer outside of the set",
     file: PLACEMENT,
     find: '    return incarnation !== "" && this.#incarnations.get(peer) === incarnation;',
     replace: '    return incarnation !== "";',
@@ -73,6 +77,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "no fence test at all",
     rule: "R1",
+    plan: "a writer left behind",
     file: STORE,
     find: "    return fence !== undefined && request.writerEpoch < fence;",
     replace: "    return fence !== undefined && request.writerEpoch < 0;",
@@ -80,6 +85,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "do not persist the fence",
     rule: "R5",
+    plan: "a writer left behind, and fences on disk only",
     file: STORE,
     find: "      this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, this.#stateDone(done));",
     replace: "      done(status);",
@@ -87,6 +93,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "change set or width without joint acknowledgements",
     rule: "R2",
+    plan: "a set changes while a block is on its way",
     file: DISTRIBUTOR,
     find: "    return next === undefined || this.#copiesIn(block, next, withOutstanding) >= next.log.width;",
     replace: "    return true;",
@@ -108,6 +115,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "unconditional checkpoint",
     rule: "R2",
+    plan: "a checkpoint that arrives late",
     file: SESSION,
     find: "        { key: headKey, modRevision: commit.expectedRevision },\n        { key: epochKey, modRevision: this.#taken.epochRevision },\n        { key: lockKey, modRevision: lockRevision },",
     replace: "",
@@ -115,6 +123,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "read the head before the mint",
     rule: "R3a",
+    plan: "a mint that arrives late",
     file: "src/meta/session/open-volume.ts",
     find: "      head: decodeHead(head).head,",
     replace: "      head: look.head,",
@@ -129,6 +138,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "replay past a gap",
     rule: "R3d",
+    plan: "a gap in the log",
     file: RECOVERY,
     find: "    if (counted.length - unsure.length >= needed) break;",
     replace:
@@ -137,6 +147,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "take a suspect copy for a denial",
     rule: "R3d",
+    plan: "a rotten copy",
     file: RECOVERY,
     find: "    const unsure = counted.filter((reply) => reply.tail.some((one) => one.index === index));",
     replace: "    const unsure = counted.filter(() => false);",
@@ -151,6 +162,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "do not copy the adopted tail",
     rule: "R3e",
+    plan: "a tail on one peer",
     file: OPEN,
     find: "    const short = blocks.filter((block) => block.holders.filter(inSet).length < logSet.width);",
     replace: "    const short = blocks.filter(() => false);",
@@ -172,6 +184,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "an empty peer under its old identity",
     rule: "R5",
+    plan: "an empty peer",
     file: RECOVERY,
     find: "    members.some((one) => one.peerId === reply.peerId && one.incarnation === reply.incarnation),\n  );\n  const needed",
     replace: "    members.some((one) => one.peerId === reply.peerId),\n  );\n  const needed",
@@ -179,6 +192,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a rolled-back disk keeps its incarnation",
     rule: "R5",
+    plan: "an older disk",
     file: "src/meta/records/peer-directory.ts",
     find: "    if (known.length > 0 && bootCount <= reached && !(isSameProcess && bootCount === reached))",
     replace: "    if (known.length > 0 && bootCount < 0 && !(isSameProcess && bootCount === reached))",
@@ -295,6 +309,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "collect young blocks",
     rule: "R7",
+    plan: "an open that takes its time",
     file: "src/engine/upkeep/age.ts",
     find: "    if (epoch > head.epoch) return 1;",
     replace: "    if (epoch > head.epoch) return Number.POSITIVE_INFINITY;",
@@ -302,6 +317,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "drop a tail block",
     rule: "R8",
+    plan: "a tail that the ring wants elsewhere",
     file: "src/engine/rebalance/batch.ts",
     find: "  const surplus = placed.filter((block) => !context.ages.isYoung(block.listing.ref));",
     replace: "  const surplus = placed;",
@@ -309,13 +325,20 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "drop without asking the others",
     rule: "R8",
+    plan: "a new place without room",
     file: "src/engine/rebalance/batch.ts",
     find: "      block.statuses.every((status) => status === StorageStatus.ok),\n  );",
     replace: "      block.statuses.length > 0,\n  );",
+    also: {
+      file: "src/engine/rebalance/batch.ts",
+      find: "    if (count === block.peers.length) refs.push(block.listing.ref);",
+      replace: "    if (count >= 0) refs.push(block.listing.ref);",
+    },
   },
   {
     name: "drop on the word of one peer that it has a copy",
     rule: "R8",
+    plan: "a copy that went astray",
     file: "src/engine/rebalance/batch.ts",
     find: "    if (count === block.peers.length) refs.push(block.listing.ref);",
     replace: "    if (count >= 0) refs.push(block.listing.ref);",
@@ -330,6 +353,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "go on after a failed sync",
     rule: "store",
+    plan: "a disk that fails to sync",
     file: STORE,
     find: "    if (status !== DiskStatus.ok)\n      return this.#poison(`Cannot sync the store in",
     replace:
@@ -338,19 +362,20 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a lock retaken after another opened",
     rule: "R13",
+    plan: "a writer that comes back",
     file: SESSION,
     find: '    if (epoch.modRevision !== this.#taken.epochRevision)\n      return { kind: "lost", reason: "the volume was opened or unlocked elsewhere" };\n    if (lock === undefined)',
     replace: "    if (lock === undefined)",
     also: {
       file: SESSION,
-      find: '    if (decodeLock(lock).token !== this.#taken.lock.token)\n      return { kind: "lost", reason: `the volume is attached',
-      replace:
-        '    if (decodeLock(lock).token === "")\n      return { kind: "lost", reason: `the volume is attached',
+      find: "        { key: epochKey, modRevision: this.#taken.epochRevision },\n        { key: lockKey, modRevision: lock?.modRevision ?? 0 },",
+      replace: "        { key: lockKey, modRevision: lock?.modRevision ?? 0 },",
     },
   },
   {
     name: "fence without ordering against pending puts",
     rule: "R1",
+    plan: "a fence behind a slow put",
     file: STORE,
     find: "    this.#open.callbacks.push((status) => {\n      if (status !== StorageStatus.ok) return done(status);\n      this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, this.#stateDone(done));\n    });\n    this.#queueCommit();",
     replace:

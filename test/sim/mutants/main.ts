@@ -42,7 +42,9 @@ async function plant(mutant: Mutant): Promise<string> {
 async function hunt(mutant: Mutant, seedCount: number): Promise<Verdict> {
   const folder = await plant(mutant);
   try {
-    const run = Bun.spawn(["bun", "test/sim/main.ts", "--seeds", String(seedCount), "--progress"], {
+    const plan = mutant.plan === undefined ? [] : ["--plan", mutant.plan];
+    const words = ["--seeds", String(seedCount), "--progress", ...plan];
+    const run = Bun.spawn(["bun", "test/sim/main.ts", ...words], {
       cwd: folder,
       env: { ...process.env, BUN_JSC_useConcurrentGC: "0" },
       stdout: "pipe",

@@ -49,6 +49,9 @@ export class SimMetadata {
   readonly inner: EmbeddedStore;
   readonly random: Prng;
 
+  private readonly heldMachines = new Set<string>();
+  private readonly held: { readonly machine: string; readonly arrive: () => void }[] = [];
+
   constructor(
     readonly world: World,
     readonly network: SimNetwork,
@@ -64,6 +67,29 @@ export class SimMetadata {
 
   healAll(): void {
     Object.assign(this.weather, { latencyMs: 1, lostRequestChance: 0, lostReplyChance: 0, stopped: false });
+  }
+
+  /** What this machine changes stays under way from now on: it arrives when it is let go, whoever still waits for it. */
+  hold(machine: string): void {
+    this.heldMachines.add(machine);
+  }
+
+  isHolding(machine: string): boolean {
+    return this.held.some((one) => one.machine === machine);
+  }
+
+  letGo(machine: string): void {
+    this.heldMachines.delete(machine);
+    const all = this.held.splice(0);
+    this.held.push(...all.filter((one) => one.machine !== machine));
+    for (const one of all) if (one.machine === machine) one.arrive();
+  }
+
+  /** Whether it was held back. */
+  holdBack(machine: string, arrive: () => void): boolean {
+    if (!this.heldMachines.has(machine)) return false;
+    this.held.push({ machine, arrive });
+    return true;
   }
 
   /** The line of one process. */
@@ -90,7 +116,8 @@ class SimMetadataClient implements KeyValueStore {
   }
 
   transact(transaction: Transaction, options?: CallOptions): Promise<TransactionResult> {
-    return this.call("transact", options, () => this.metadata.inner.transact(transaction));
+    const run = () => this.metadata.inner.transact(transaction);
+    return this.call("transact", options, run, transaction.operations.length > 0);
   }
 
   grantLease(ttlMs: number, options?: CallOptions): Promise<LeaseId> {
@@ -125,7 +152,12 @@ class SimMetadataClient implements KeyValueStore {
     this.watches.clear();
   }
 
-  private call<T>(what: string, options: CallOptions | undefined, run: () => Promise<T>): Promise<T> {
+  private call<T>(
+    what: string,
+    options: CallOptions | undefined,
+    run: () => Promise<T>,
+    changes = false,
+  ): Promise<T> {
     const { metadata, process } = this;
     const { world, network, weather, random, counts } = metadata;
     counts.calls += 1;
@@ -167,10 +199,13 @@ class SimMetadataClient implements KeyValueStore {
             } else end(finish);
           });
         };
-        run().then(
-          (value) => answer(() => resolve(value)),
-          (error: unknown) => answer(() => reject(error)),
-        );
+        const arrive = (): void => {
+          run().then(
+            (value) => answer(() => resolve(value)),
+            (error: unknown) => answer(() => reject(error)),
+          );
+        };
+        if (!changes || !metadata.holdBack(process.name, arrive)) arrive();
       });
     });
   }

@@ -1,0 +1,3 @@
+export { configFor, type Plan } from "./plan";
+export { PLANS } from "./plans";
+export { Scene } from "./scene";
