@@ -10,6 +10,7 @@ import type { Plan } from "./plan";
 import type { Scene } from "./scene";
 
 const PAGES = 4;
+const CLOCK_BEFORE_1970_MS = -2_000_000_000_000;
 
 /** The writer has the volume open, and some pages are durable. */
 async function writing(scene: Scene) {
@@ -359,6 +360,21 @@ export const PLANS: readonly Plan[] = [
       const next = await scene.open(heir);
       await scene.sleep(3_000);
       await next.work.scan();
+    },
+  },
+  {
+    // R3c: the metadata were put back to a backup, and clocks are wrong: an epoch is minted a second time.
+    name: "metadata from a backup, and an epoch minted twice",
+    async run(scene) {
+      for (const { process } of scene.clients) process.wallSkewMs = CLOCK_BEFORE_1970_MS;
+      const backup = await scene.volumeRecords();
+      await scene.writer.close(await writing(scene));
+      const newest = await scene.volumeRecords();
+      await scene.putVolumeRecords(backup);
+      await (await scene.heir.open())?.work.scan();
+      scene.heir.crash();
+      await scene.whenUnlocked();
+      await scene.putVolumeRecords(newest);
     },
   },
 ];

@@ -131,13 +131,33 @@ export class Scene {
     await this.simulation.metadata.inner.revokeLease(lock.lease);
   }
 
-  private whenUnlocked(): Promise<void> {
+  whenUnlocked(): Promise<void> {
     return this.until("the lock ends with its lease", async () => (await this.lock()) === undefined);
   }
 
   async lock(): Promise<KeyValue | undefined> {
     const { entries } = await this.simulation.metadata.inner.range(keys.volumesPrefix);
     return entries.find(({ key }) => key.endsWith("/lock"));
+  }
+
+  /** All that the metadata knows of volumes. */
+  async volumeRecords(): Promise<readonly KeyValue[]> {
+    return (await this.simulation.metadata.inner.range(keys.volumesPrefix)).entries;
+  }
+
+  /** The metadata know of volumes just this from now on. */
+  async putVolumeRecords(records: readonly KeyValue[]): Promise<void> {
+    const { inner, world } = this.simulation.metadata;
+    const wanted = new Set(records.map(({ key }) => key));
+    const gone = (await this.volumeRecords()).filter(({ key }) => !wanted.has(key));
+    await inner.transact({
+      compares: [],
+      operations: [
+        ...gone.map(({ key }) => ({ kind: "delete" as const, key })),
+        ...records.map(({ key, value }) => ({ kind: "put" as const, key, value })),
+      ],
+    });
+    world.log("metadata", `${records.length} records of volumes are put back`);
   }
 
   /** The peers whose stores have a block of this kind and index. */

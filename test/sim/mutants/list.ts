@@ -136,6 +136,14 @@ export const MUTANTS: readonly Mutant[] = [
     replace: "  const needed = members.length === 0 ? 0 : 1;",
   },
   {
+    name: "grant a fence whose epoch has blocks already",
+    rule: "R3c",
+    plan: "metadata from a backup, and an epoch minted twice",
+    file: "src/engine/peer/peer-service.ts",
+    find: "    if (known > epoch || heldMax === epoch)",
+    replace: "    if (known > epoch)",
+  },
+  {
     name: "replay past a gap",
     rule: "R3d",
     plan: "a gap in the log",
