@@ -131,6 +131,10 @@ export class SimulatedDisk {
     this.#writeFaults.clear();
   }
 
+  clearReadFaults(): void {
+    this.#failingReads.clear();
+  }
+
   /** Up to where a file was ever written with anything but zeros. */
   writtenBytes(name: string): number {
     return this.#file(name).writtenBytes;

@@ -3,7 +3,7 @@ import type { SimPeer } from "../actors/peer";
 import type { DiskImage, WriteFault } from "../simulated-disk";
 import type { FaultTools, Kind } from "./stage";
 
-/** A write fault that was asked for strikes within this time, or not at all. */
+/** A fault of a read or write that was asked for strikes within this time, or not at all. */
 const ARMED_MS = 150;
 
 export function diskFaults(tools: FaultTools): Kind[] {
@@ -89,7 +89,7 @@ export function diskFaults(tools: FaultTools): Kind[] {
       },
     },
     {
-      // The next block read there, whenever that is, counts as lost: its copy is suspect from then on.
+      // The next block read there, if one is soon, counts as lost: its copy is suspect from then on.
       name: "failed read",
       needsCalm: true,
       inject(struck) {
@@ -97,7 +97,10 @@ export function diskFaults(tools: FaultTools): Kind[] {
           () => true,
           (peer) => {
             peer.lostData = true;
+            log(`a read of ${peer.name} is going to fail`);
             peer.disk.failNextRead("data.read", struck);
+            // Later there may be blocks of which this peer has the only copy.
+            stage.world.schedule(ARMED_MS, undefined, () => peer.disk.clearReadFaults());
           },
         );
       },
