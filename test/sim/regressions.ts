@@ -9,6 +9,7 @@ export const REGRESSIONS: readonly { readonly seed: number; readonly what: strin
     what: "a power loss within a write that begins a new segment: the dead process goes on in its turn",
   },
   { seed: 978, what: "a failed read that was asked for long before struck the only copy of a newer block" },
+  { seed: 1332, what: "a client that was stopped within its open counted as newer than its successor" },
   { seed: 2499, what: "a registration repeated in one life was taken for a disk that was rolled back" },
   {
     seed: 10105,

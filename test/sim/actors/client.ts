@@ -221,7 +221,7 @@ export class SimClient {
       return undefined;
     }
     if (restored !== undefined) process.log(`restores snapshot ${restored.name}`);
-    const restore = restored && model.beginRestore(this.name, restored.contents);
+    const restore = restored && model.beginRestore(this.name, session.grant.epoch, restored.contents);
     process.log(`has the lock, epoch ${session.grant.epoch}, head ${describeHead(session)}`);
     const volume = await this.openVolume(life, session);
     if (volume === undefined) return undefined;
@@ -231,7 +231,7 @@ export class SimClient {
       model.endRestore(restore);
       if (snapshots !== undefined) snapshots.counts.restores += 1;
     }
-    const opened = model.openSession(this.name);
+    const opened = model.openSession(this.name, session.grant.epoch);
     this.session = opened;
     process.log(`opened volume ${model.name}: session ${opened.id}`);
     const work = new Work(this.machine, model, process, volume, opened, random, this.counts);

@@ -65,7 +65,13 @@ export class Session {
   constructor(
     readonly id: number,
     readonly client: string,
+    readonly epoch: number,
   ) {}
+
+  /** By epoch: one that was stopped within its open may hear of its end long after it was superseded. */
+  isNewerThan(other: Session): boolean {
+    return this.epoch === other.epoch ? this.id > other.id : this.epoch > other.epoch;
+  }
 }
 
 export class PageModel {
@@ -126,10 +132,10 @@ export class PageModel {
    * The volume may be put back to these contents from now on; `endRestore` says that it was. Until then, and for
    * good when the outcome stays unknown, each page may be either.
    */
-  beginRestore(client: string, contents: ReadonlyMap<number, PageContent>): WriteOperation {
+  beginRestore(client: string, epoch: number, contents: ReadonlyMap<number, PageContent>): WriteOperation {
     this.sessionId += 1;
     return this.beginWrite(
-      new Session(this.sessionId, client),
+      new Session(this.sessionId, client, epoch),
       [...contents].map(([page, content]) => ({ page, content })),
     );
   }
@@ -149,9 +155,9 @@ export class PageModel {
   }
 
   /** The session's volume took its first request now; older sessions' later writes can never be seen by it. */
-  openSession(client: string): Session {
+  openSession(client: string, epoch: number): Session {
     this.sessionId += 1;
-    const session = new Session(this.sessionId, client);
+    const session = new Session(this.sessionId, client, epoch);
     session.opened = this.tick();
     this.sessions.push(session);
     return session;
@@ -220,7 +226,7 @@ export class PageModel {
     this.tick();
     this.readCount += 1;
     const { session, started, firstPage } = start;
-    const newer = this.sessions.find((other) => other.id > session.id && other.opened < started);
+    const newer = this.sessions.find((other) => other.isNewerThan(session) && other.opened < started);
     if (newer !== undefined)
       throw new Violation(
         "lease",
@@ -310,7 +316,9 @@ export class PageModel {
       const state = this.page(page);
       const version = state.versions[index] as Version;
       const { session } = operation;
-      const newer = this.sessions.find((other) => other.id > session.id && other.opened < version.submitted);
+      const newer = this.sessions.find(
+        (other) => other.isNewerThan(session) && other.opened < version.submitted,
+      );
       if (newer !== undefined)
         throw new Violation(
           "stale writer",
@@ -340,5 +348,5 @@ export class PageModel {
 /** Sessions see their own writes, and those that older ones had begun before they opened. */
 function isVisible(version: Version, session: Session): boolean {
   if (version.session === undefined || version.session === session) return true;
-  return version.session.id < session.id && version.submitted < session.opened;
+  return session.isNewerThan(version.session) && version.submitted < session.opened;
 }
