@@ -5,9 +5,9 @@
  */
 import { type ClusterId, type PeerId, parsePeerId } from "../../src/base";
 import { BlockHeader } from "../../src/engine/block";
-import { VOLUME_DEFAULTS, type VolumeOptions, type WriteLevel } from "../../src/engine/volume";
+import { VOLUME_DEFAULTS, type VolumeOptions } from "../../src/engine/volume";
 import { ClusterSettings, type MetaContext, MetaRegistry, RingAdmin, VolumeAdmin } from "../../src/meta";
-import { createRing, nextRing, type RingMember, type RingType } from "../../src/ring";
+import { createRing, nextRing, type RingMember } from "../../src/ring";
 import type { LogSet } from "../../src/engine";
 import { decodeHead, keys } from "../../src/meta/records";
 import { type ClientMachine, SimClient } from "./actors/client";
@@ -17,6 +17,7 @@ import { SimSnapshots } from "./actors/snapshots";
 import { findUnconverged } from "./check/convergence";
 import { ContentRegistry } from "./check/content-registry";
 import { PageModel } from "./check/page-model";
+import type { SimulationConfig } from "./config";
 import { configFor, type Plan, Scene } from "./directed";
 import { Faults } from "./faults";
 import { METADATA, SimMetadata } from "./world/metadata";
@@ -55,20 +56,6 @@ export interface SimulationResult {
   readonly eventCount: number;
   readonly virtualMs: number;
   readonly counts: Record<string, number>;
-}
-
-/** What is decided once for a run. */
-export interface SimulationConfig {
-  readonly peerCount: number;
-  readonly replication: number;
-  readonly ringType: RingType;
-  readonly clientCount: number;
-  readonly writeLevel: WriteLevel;
-  readonly volumeOptions: Partial<VolumeOptions>;
-  readonly leaseTtlMs: number;
-  readonly storeBytes: number;
-  readonly unitBytes: number;
-  readonly syncMs: number;
 }
 
 export class Simulation {

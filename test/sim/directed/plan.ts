@@ -1,6 +1,6 @@
 /** A directed schedule: what happens is written down, and only its timing and the run's other draws are chance. */
 import type { VolumeOptions } from "../../../src/engine/volume";
-import type { SimulationConfig } from "../simulation";
+import type { SimulationConfig } from "../config";
 import type { Scene } from "./scene";
 
 export interface Plan {

@@ -6,7 +6,7 @@ import { decodeHead, keys } from "../../../src/meta/records";
 import { nextRing, type RingChange } from "../../../src/ring";
 import type { OpenSession, SimClient } from "../actors/client";
 import type { SimPeer } from "../actors/peer";
-import type { Simulation } from "../simulation";
+import type { Stage } from "../faults/stage";
 import { METADATA } from "../world/metadata";
 
 const POLL_MS = 0.2;
@@ -16,7 +16,7 @@ export class Scene {
   readonly peers: readonly SimPeer[];
   readonly clients: readonly SimClient[];
 
-  constructor(readonly simulation: Simulation) {
+  constructor(readonly simulation: Stage) {
     this.peers = simulation.peers;
     this.clients = simulation.clients;
   }
