@@ -57,7 +57,7 @@ scene.test("every client notices an I/O error or wrong data", async () => {
   await expect(qemuIo(scene, broken, ["read 0 4096"])).rejects.toThrow();
   await expect(nbdsh(scene, broken, "h.pread(4096, 0)")).rejects.toThrow("ended with");
   const job = { rw: "randwrite", bs: "4k", size: "1m", iodepth: 4, verify: "crc32c" };
-  const failing = await serve(scene, "failing", "--filter=error", "memory", "64M", "error-pwrite-rate=1%");
+  const failing = await serve(scene, "failing", "--filter=error", "memory", "64M", "error-pwrite-rate=50%");
   await expect(fio(scene, failing, "verify", job)).rejects.toThrow("nput/output error");
   const other = await serve(scene, "other", "memory", "64M");
   await expect(qemuIo(scene, other, ["write -P 1 0 4096", "read -P 2 0 4096"])).rejects.toThrow(

@@ -24,7 +24,7 @@ const SNAPSHOT_COUNT = 100;
 /** The stamped part, 8 MiB; fio has the rest. */
 const STAMP_PAGES = 2048;
 const STAMP_BYTES = STAMP_PAGES * 4096;
-const VERIFIED_BYTES = 64 * MEBIBYTE;
+const VERIFIED_BYTES = 24 * MEBIBYTE;
 
 describe("snapshots under load", () => {
   const scene = openScene("snapshots");
@@ -33,7 +33,7 @@ describe("snapshots under load", () => {
     `${SNAPSHOT_COUNT} snapshots under a verifying load are each one moment's state, byte by byte`,
     async () => {
       const cluster = await Cluster.withEtcd(scene, { peerCount: 2, replication: 2, size: "4GiB" });
-      await cluster.createVolume("disk", "72MiB");
+      await cluster.createVolume("disk", `${STAMP_BYTES + VERIFIED_BYTES}`);
       const server = await cluster.serve("blk", []);
       const uri = server.uri("disk");
       const writer = await startStampWriter(scene, uri, { firstWrite: 1, pageCount: STAMP_PAGES });
@@ -41,7 +41,14 @@ describe("snapshots under load", () => {
       const load = await scene.start(
         "fio",
         fioCommand(uri, "load", {
-          ...{ rw: "randwrite", bs: "4k", offset: "8m", size: "64m", iodepth: 4, rate_iops: 150 },
+          ...{
+            rw: "randwrite",
+            bs: "4k",
+            offset: STAMP_BYTES,
+            size: VERIFIED_BYTES,
+            iodepth: 4,
+            rate_iops: 150,
+          },
           ...{ verify: "md5", verify_fatal: 1, time_based: 1, runtime: 3600 },
         }),
       );

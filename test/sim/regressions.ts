@@ -10,6 +10,10 @@ export const REGRESSIONS: readonly { readonly seed: number; readonly what: strin
   },
   { seed: 978, what: "a failed read that was asked for long before struck the only copy of a newer block" },
   { seed: 1332, what: "a client that was stopped within its open counted as newer than its successor" },
+  { seed: 1347, what: "a ring was put back to members of which one had burned down meanwhile" },
+  { seed: 1487, what: "a disk was spared away while a write gone astray had damaged the other copy unseen" },
+  { seed: 1777, what: "a disk was taken while an open was about to count on it" },
+  { seed: 1866, what: "zeroes of a later session's trim were taken for an earlier session's" },
   { seed: 2499, what: "a registration repeated in one life was taken for a disk that was rolled back" },
   {
     seed: 10105,

@@ -234,6 +234,9 @@ export class SimulatedDisk {
     return this.#file(name).current;
   }
 
+  /** A write went astray in silence: whoever opens the store next may find it damaged. */
+  isDoubtful = false;
+
   write(name: string, operation: DiskOperation, offset: number, bytes: Uint8Array): DiskStatus {
     this.counts.writes += 1;
     this.onOperation?.(operation, false);
@@ -245,6 +248,7 @@ export class SimulatedDisk {
     }
     if (fault === "no-space") return DiskStatus.noSpace;
     if (fault === "io-error") return DiskStatus.ioError;
+    if (fault === "dropped" || fault === "misdirected") this.isDoubtful = true;
     if (fault === "dropped") return DiskStatus.ok;
     const file = this.#file(name);
     let target = offset;

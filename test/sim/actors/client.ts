@@ -81,6 +81,8 @@ export interface OpenSession {
 export class SimClient {
   process: SimProcess;
   volume: Volume | undefined;
+  /** It may put a head that names the peers as they are now. */
+  isOpening = false;
   session: Session | undefined;
   /** Off: it opens nothing any more, and closes what it has open. */
   wanted = true;
@@ -144,6 +146,7 @@ export class SimClient {
     this.counts.crashes += 1;
     this.process.log("is killed");
     this.process.crash();
+    this.isOpening = false;
     this.volume = undefined;
     this.session = undefined;
   }
@@ -223,7 +226,9 @@ export class SimClient {
     if (restored !== undefined) process.log(`restores snapshot ${restored.name}`);
     const restore = restored && model.beginRestore(this.name, session.grant.epoch, restored.contents);
     process.log(`has the lock, epoch ${session.grant.epoch}, head ${describeHead(session)}`);
+    this.isOpening = true;
     const volume = await this.openVolume(life, session);
+    this.isOpening = false;
     if (volume === undefined) return undefined;
     this.counts.opens += 1;
     this.volume = volume;

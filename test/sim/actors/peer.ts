@@ -120,6 +120,7 @@ export class SimPeer {
       (store) => {
         if (!process.alive) return;
         this.store = store;
+        this.disk.isDoubtful = false;
         const { blockCount } = store.statistics();
         process.log(
           `store is open: boot ${store.bootCount}, incarnation ${store.incarnation}, ${blockCount} blocks`,

@@ -240,7 +240,13 @@ export class PageModel {
   checkPrefix(session: Session): void {
     const newest = new Map<Session, { submitted: number; page: number }>();
     for (const [page, index] of session.known) {
-      const version = this.page(page).versions[index] as Version;
+      const { versions } = this.page(page);
+      const version = versions[index] as Version;
+      // Zeroes that may as well be a later session's trim say nothing of this one's end.
+      const isAmbiguous = versions
+        .slice(index + 1)
+        .some((later) => later.session !== version.session && sameContent(later.content, version.content));
+      if (isAmbiguous) continue;
       const known = version.session && newest.get(version.session);
       if (version.session && (known === undefined || known.submitted < version.submitted))
         newest.set(version.session, { submitted: version.submitted, page });

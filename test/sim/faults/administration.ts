@@ -95,7 +95,11 @@ export function administrationFaults(tools: FaultTools): Kind[] {
           await changeRing(stage, (current) => random.pick(changesFor(tools, current, peer)));
           struck();
           await sleep(context.clock, 20 + random.delayMs(1_500));
-          const back = { kind: "manual", type: before.type, members: before.members } as const;
+          // No administrator puts a machine back that burned down meanwhile.
+          const members = before.members.filter(({ peerId }) =>
+            stage.peers.some((one) => one.peerId === peerId),
+          );
+          const back = { kind: "manual", type: before.type, members } as const;
           return describeRing(await changeRing(stage, () => back));
         });
       },

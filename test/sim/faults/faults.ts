@@ -174,9 +174,11 @@ export class Faults {
     for (const client of clients) restartClient(this.shared, client);
   }
 
-  /** A writer at width 1 has nothing to spare, and may not have told the metadata yet. */
+  /** A writer at width 1 has nothing to spare, and may not have told the metadata yet; nor has one that opens. */
   private get isNarrow(): boolean {
-    return this.stage.clients.some(({ volume }) => volume !== undefined && volume.health.width < 2);
+    return this.stage.clients.some(
+      ({ volume, isOpening }) => isOpening || (volume !== undefined && volume.health.width < 2),
+    );
   }
 
   private isExpendable(peer: SimPeer): boolean {
