@@ -25,7 +25,6 @@ const { symbols } = dlopen("libc.so.6", {
   connect: { args: [fd, pointer, int], returns: int },
   epoll_create1: { args: [int], returns: int },
   epoll_ctl: { args: [fd, int, fd, pointer], returns: int },
-  sched_yield: { args: [], returns: int },
   epoll_wait: { args: [fd, pointer, int, int], returns: int },
   eventfd: { args: ["u32", int], returns: int },
   fallocate: { args: [fd, int, offset, offset], returns: int },
@@ -51,6 +50,7 @@ const { symbols } = dlopen("libc.so.6", {
   read: { args: [fd, pointer, size], returns: offset },
   readv: { args: [fd, pointer, int], returns: offset },
   recv: { args: [fd, pointer, size, int], returns: offset },
+  sched_yield: { args: [], returns: int },
   send: { args: [fd, pointer, size, int], returns: offset },
   sendmsg: { args: [fd, pointer, int], returns: offset },
   setsockopt: { args: [fd, int, int, pointer, int], returns: int },
@@ -109,8 +109,6 @@ export const libc = {
   epollCreate: () => checked(symbols.epoll_create1(EPOLL_CLOEXEC)),
   epollCtl: (epoll: number, operation: number, file: number, event: number) =>
     checked(symbols.epoll_ctl(epoll, operation, file, at(event))),
-  /** Lets other threads that are ready have this one's core. */
-  schedYield: () => symbols.sched_yield(),
   epollWait: (epoll: number, events: number, eventCountMax: number, timeoutMs: number) =>
     checked(symbols.epoll_wait(epoll, at(events), eventCountMax, timeoutMs)),
   eventfd: (initial: number, flags: number) => checked(symbols.eventfd(initial, flags)),
@@ -161,6 +159,8 @@ export const libc = {
     checked(symbols.readv(file, at(iovecs), iovecCount)),
   recv: (socket: number, address: number, lengthBytes: number, flags: number) =>
     checked(symbols.recv(socket, at(address), lengthBytes, flags)),
+  /** Lets other threads that are ready have this one's core. */
+  schedYield: () => symbols.sched_yield(),
   send: (socket: number, address: number, lengthBytes: number, flags: number) =>
     checked(symbols.send(socket, at(address), lengthBytes, flags)),
   sendmsg: (socket: number, message: number, flags: number) =>

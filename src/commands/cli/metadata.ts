@@ -75,11 +75,13 @@ const RING_ROUNDS_MAX = 20;
 
 /** Puts a change of the ring in force, on top of whatever others changed meanwhile. */
 export function changeRing(metadata: Metadata, change: RingChange): Promise<RingSpec> {
-  return onCurrentRing(metadata, async (current) => {
-    const next = nextRing(current, change);
-    await metadata.ring.change(next, peerSettingsOf(change));
-    return next;
-  });
+  return onCurrentRing(metadata, (current) => putChange(metadata, current, change));
+}
+
+async function putChange(metadata: Metadata, current: RingSpec, change: RingChange): Promise<RingSpec> {
+  const next = nextRing(current, change);
+  await metadata.ring.change(next, peerSettingsOf(change));
+  return next;
 }
 
 /** What a change of one peer's settings came to: at once, or when it is added, or when it is undrained. */
@@ -96,11 +98,8 @@ export function changePeer(
   return onCurrentRing(metadata, async (current) => {
     const member = current.members.find((one) => one.peerId === change.peerId);
     const isDrained = change.kind === "set-weight" && member?.weight === 0;
-    if (member !== undefined && !isDrained) {
-      const next = nextRing(current, change);
-      await metadata.ring.change(next, peerSettingsOf(change));
-      return { ring: next, takesEffect: "now" };
-    }
+    if (member !== undefined && !isDrained)
+      return { ring: await putChange(metadata, current, change), takesEffect: "now" };
     await metadata.peers.update(peerSettingsOf(change) as PeerSettings, current.version);
     return { ring: current, takesEffect: isDrained ? "when undrained" : "when added" };
   });

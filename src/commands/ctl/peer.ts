@@ -1,7 +1,7 @@
 /** `torus ctl peer ...`: who stores blocks, and the changes of the ring that come with it. */
 import { formatBlockRef, formatSize, parsePeerId, type PeerId } from "../../base";
 import type { PeerEntry } from "../../meta";
-import type { RingChange, RingSpec } from "../../ring";
+import { placingMembers, type RingChange, type RingSpec } from "../../ring";
 import {
   CommandError,
   changePeer,
@@ -214,7 +214,7 @@ function checkRemaining(
   force: boolean,
 ): void {
   const isChosen = new Set<PeerId>(chosen.map((peer) => peer.peerId));
-  const placing = ring.members.filter((member) => member.weight > 0 && !isChosen.has(member.peerId));
+  const placing = placingMembers(ring).filter((member) => !isChosen.has(member.peerId));
   // All that are down count, chosen or not: what they hold together may be held by nobody else.
   const isMember = new Set<PeerId>(ring.members.map((member) => member.peerId));
   const down = rows.filter(

@@ -1,6 +1,7 @@
 /**
  * The one map from an error to what a person sees and the exit code: a TorusError is its message, on one line,
- * with the code it carries; an output that nobody reads any more or that has no room is no fault of ours; all else is a bug and says so. A stack is shown only with --debug.
+ * with the code it carries; an output that nobody reads any more or that has no room is no fault of ours; all else is a
+ * bug and says so. A stack is shown only with --debug.
  */
 import { AssertionError, TorusError } from "../../base";
 
