@@ -113,6 +113,17 @@ describe("ctl and blk", () => {
     expectOneLine(result, FAILED, "http://127.0.0.1:4321", "127.0.0.1:2379", "start torus daemon");
   });
 
+  scene.test("a profile keeps no place that is none, and a certificate takes its hosts once", async () => {
+    const torus = await cluster.binary();
+    const env = { TORUS_CONFIG_DIR: scene.path("new-config") };
+    const kept = await scene.attempt([torus, "ctl", "config", "--meta", "nonsense"], { env });
+    expectOneLine(kept, WRONG_USAGE, "nonsense", "etcd://");
+    expect(existsSync(scene.path("new-config"))).toBe(false);
+    const twice = ["--hosts", "10.0.0.1", "--hosts", "node-a", "--dir", scene.path("no-certs")];
+    const issued = await scene.attempt([torus, "ctl", "cert", "issue", "a", "--role", "peer", ...twice]);
+    expectOneLine(issued, WRONG_USAGE, "--hosts", "once");
+  });
+
   scene.test("a profile that cannot be written is an error with its path", async () => {
     const file = scene.path("in-the-way");
     await Bun.write(file, "kept");

@@ -86,6 +86,7 @@ const issueCommand = leaf({
     lifetime: { type: "string", description: `Default ${CERTIFICATE_DAYS}`, valueHint: "T" },
     ...dirArg,
   },
+  lists: ["hosts"],
   async run(args) {
     const folder = args.dir ?? FOLDER_DEFAULT;
     const role = args.role ?? "client";

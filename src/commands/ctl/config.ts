@@ -13,7 +13,7 @@ import {
   UsageError,
   withMetadata,
 } from "../cli";
-import { shownMetaUrl } from "../../meta";
+import { parseMetaUrl, shownMetaUrl } from "../../meta";
 import { renderJson } from "../output";
 import { formatCount } from "../../base";
 
@@ -105,6 +105,7 @@ export const configCommand = leaf({
       1
     )
       throw new UsageError("Say what to keep (--meta URL), or give one of --view, --use and --remove");
+    if (kept?.meta !== undefined) parseMetaUrl(kept.meta);
     if (args.view) {
       process.stdout.write(view(path, config, args.profile));
       return;

@@ -153,6 +153,7 @@ export const ringManualChangeCommand = leaf({
   description: "Set type, replication and members of the ring outright",
   examples: ["torus ctl ring manual-change --type ketama --replication 2 --uuids 8a1f...,91c2..."],
   args: { ...changeArgs, json: outputArgs.json, ...metaArgs },
+  lists: ["uuids"],
   async run(args) {
     await withMetadata(args, async (metadata) => {
       const ring = await changeRing(metadata, await manualChange(metadata, args));
