@@ -26,6 +26,8 @@ export {
 export {
   type AttachOptions,
   attachToKernel,
+  BLOCK_SIZES,
+  CONNECTION_COUNT_MAX,
   detachFromKernel,
   DurableDevice,
   type KernelAttachment,
@@ -36,6 +38,7 @@ export {
   mountDevice,
   type NbdDevice,
   parseNbdIndex,
+  requireNbdDriver,
   runNbdIoctlWorker,
   unmount,
 } from "./kernel";

@@ -59,6 +59,18 @@ describe("ctl and blk", () => {
       WRONG_USAGE,
       ["--listen", "once", "commas"],
     ],
+    [
+      "attaching with no connection",
+      ["blk", "attach", "disk", "--connections", "0"],
+      WRONG_USAGE,
+      ["--connections", "1 to 16"],
+    ],
+    [
+      "attaching with odd blocks",
+      ["blk", "attach", "disk", "--block-size", "100"],
+      WRONG_USAGE,
+      ["--block-size", "512"],
+    ],
     ["a name that is taken", ["ctl", "volume", "create-block", "disk", "1GiB"], FAILED, ["disk", "name"]],
     ["moving at no pace", ["ctl", "rebalance", "rate", "0"], WRONG_USAGE, ["1 byte", "rebalance pause"]],
     ["scrubbing at no pace", ["ctl", "scrub", "rate", "0"], WRONG_USAGE, ["1 byte", "scrub pause"]],

@@ -28,7 +28,6 @@ import {
 const CAPABILITIES = [
   Rpc.CREATE_DELETE_VOLUME,
   Rpc.LIST_VOLUMES,
-  Rpc.LIST_VOLUMES_PUBLISHED_NODES,
   Rpc.GET_CAPACITY,
   Rpc.CREATE_DELETE_SNAPSHOT,
   Rpc.LIST_SNAPSHOTS,
@@ -143,7 +142,6 @@ export class ControllerService {
         return {
           entries: page.entries.map((volume) => ({
             volume: volumeMessage(volume),
-            status: { publishedNodeIds: volume.holder === undefined ? [] : [volume.holder] },
           })),
           nextToken: page.nextToken,
         };

@@ -71,6 +71,17 @@ export function findMount(path: string): Mount | undefined {
 }
 
 /** Lines of /proc/self/mountinfo: `id parent major:minor root path options [tags] - type source options`. */
+/** Where device files are; others are not looked at, because a dead network file system would not answer. */
+const DEVICE_FILE_SYSTEMS: ReadonlySet<string> = new Set(["devtmpfs", "tmpfs"]);
+
+/** All mounts of a device, or of its file where that is mounted itself. */
+export function mountsOf(device: string): Mount[] {
+  return parseMounts(readFileSync("/proc/self/mountinfo", "utf8")).filter(
+    (mount) =>
+      mount.source === device || (DEVICE_FILE_SYSTEMS.has(mount.fileSystem) && isMountOf(mount, device)),
+  );
+}
+
 export function parseMounts(text: string): Mount[] {
   const mounts: Mount[] = [];
   for (const line of text.split("\n")) {

@@ -21,6 +21,7 @@ import {
   growMounted,
   isMountOf,
   mountDevice,
+  mountsOf,
   unmountAndRemove,
 } from "./node-system";
 import { Operations } from "./operations";
@@ -216,6 +217,12 @@ export class NodeService {
         `Cannot unstage volume "${name}" from ${path}: it is staged at ${record.stagingPath}`,
       );
     if (record === undefined) return;
+    const published = mountsOf(record.device).find((mount) => mount.path !== path);
+    if (published !== undefined)
+      throw new CsiError(
+        "failed-precondition",
+        `Cannot unstage volume "${name}": it is still at ${published.path}; unpublish it there first`,
+      );
     // The folder itself is the orchestrator's.
     if (record.usage.kind === "mount" && findMount(path) !== undefined) await unmountAndRemove(path);
     await this.#options.attacher.detach(name);
@@ -254,7 +261,13 @@ export class NodeService {
   async #statistics(name: string, path: string) {
     const record = this.#records.get(name);
     const found = statSync(path, { throwIfNoEntry: false });
-    if (record === undefined || found === undefined || findMount(path) === undefined)
+    const mount = findMount(path);
+    if (
+      record === undefined ||
+      found === undefined ||
+      mount === undefined ||
+      !isMountOf(mount, record.device)
+    )
       throw new CsiError("not-found", `Cannot tell of volume "${name}": it is not at ${path}`);
     if (record.usage.kind === "block")
       return { usage: [{ unit: Unit.BYTES, total: BigInt(await deviceSizeBytes(record.device)) }] };

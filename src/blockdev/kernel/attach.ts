@@ -57,7 +57,9 @@ const ATTACH_BLOCK_SIZE_BYTES = 4096;
 const ATTACH_CONNECTION_COUNT = 4;
 /** Longer than a lease needs to end and a process to start again. */
 const ATTACH_DEAD_CONNECTION_TIMEOUT_S = 120;
-const CONNECTION_COUNT_MAX = 16;
+export const CONNECTION_COUNT_MAX = 16;
+/** Logical blocks that the kernel's driver takes, in bytes. */
+export const BLOCK_SIZES: readonly number[] = [512, 1024, 2048, 4096];
 /** How long the kernel may take to see that the old sockets of a device are dead. */
 const TAKE_OVER_MS_MAX = 10_000;
 /** How long to wait for places beyond the first: a device may have fewer than we want. */
@@ -67,7 +69,7 @@ const LOOK_AGAIN_MS = 50;
 
 export async function attachToKernel(options: AttachOptions): Promise<KernelAttachment> {
   const { blockSizeBytes = ATTACH_BLOCK_SIZE_BYTES, connectionCount = ATTACH_CONNECTION_COUNT } = options;
-  if (![512, 1024, 2048, 4096].includes(blockSizeBytes))
+  if (!BLOCK_SIZES.includes(blockSizeBytes))
     throw new KernelError(
       "refused",
       `Cannot attach with blocks of ${blockSizeBytes} bytes: 512 to 4096 are possible`,
@@ -114,6 +116,13 @@ export async function detachFromKernel(path: string, flush = true): Promise<void
 
 async function openNetlink(): Promise<NbdNetlink | undefined> {
   return (await NbdNetlink.open()) ?? ((await loadModule("nbd")) ? await NbdNetlink.open() : undefined);
+}
+
+/** Throws "not-supported" where nothing could be attached; loads the driver where it can be. */
+export async function requireNbdDriver(): Promise<void> {
+  const netlink = await openNetlink();
+  netlink?.close();
+  if (netlink === undefined && listNbdDevices().length === 0) throw noDriver();
 }
 
 function noDriver(): KernelError {

@@ -2,8 +2,11 @@
 export {
   type AttachOptions,
   attachToKernel,
+  BLOCK_SIZES,
+  CONNECTION_COUNT_MAX,
   detachFromKernel,
   type KernelAttachment,
+  requireNbdDriver,
 } from "./attach";
 export { listNbdDevices, type NbdDevice, parseNbdIndex } from "./devices";
 export { DurableDevice } from "./durable-device";

@@ -39,6 +39,8 @@ import {
 /** Options larger than this are skipped unread: the largest honest one is a name and a few queries. */
 const OPTION_DATA_BYTES_MAX = 16 * 1024;
 const OPTION_COUNT_MAX = 1024;
+/** A client that lets more answers than this lie untaken, and goes on asking, is cut off: more than any list needs. */
+const UNTAKEN_BYTES_MAX = 4 * 1024 * 1024;
 
 export interface OpenExport {
   readonly device: BlockDevice;
@@ -186,15 +188,17 @@ export class Handshake implements StreamHandler {
     }
     const option = view.getUint32(position + 8);
     const lengthBytes = view.getUint32(position + 12);
+    if (this.connection.queuedBytes > UNTAKEN_BYTES_MAX) {
+      this.#hangUp(`more than ${UNTAKEN_BYTES_MAX} bytes of answers were not taken`);
+      return available;
+    }
     if (lengthBytes > OPTION_DATA_BYTES_MAX || !KNOWN_OPTIONS.has(option)) {
+      if (this.#isOneTooMany()) return available;
       this.#skip(option, lengthBytes);
       return OPTION_BYTES;
     }
     if (available < OPTION_BYTES + lengthBytes) return 0;
-    if (++this.#optionCount > OPTION_COUNT_MAX) {
-      this.#hangUp(`more than ${OPTION_COUNT_MAX} options`);
-      return available;
-    }
+    if (this.#isOneTooMany()) return available;
     // A copy: the receive buffer is not ours once a directory call is awaited.
     const from = position + OPTION_BYTES;
     // Bytes sent behind STARTTLS before it was answered would be taken for part of what TLS protects.
@@ -204,6 +208,13 @@ export class Handshake implements StreamHandler {
     }
     this.#handle(option, buffer.bytes.slice(from, from + lengthBytes));
     return OPTION_BYTES + lengthBytes;
+  }
+
+  /** Counts an option, known or not; true when the connection was ended for their number. */
+  #isOneTooMany(): boolean {
+    if (++this.#optionCount <= OPTION_COUNT_MAX) return false;
+    this.#hangUp(`more than ${OPTION_COUNT_MAX} options`);
+    return true;
   }
 
   #skip(option: number, lengthBytes: number): void {

@@ -1,6 +1,7 @@
 /** The options that `blk attach` and `blk nbd` share. */
 import type { ArgsDef } from "citty";
 import { parseDuration } from "../../base";
+import { BLOCK_SIZES, CONNECTION_COUNT_MAX } from "../../blockdev";
 import type { AttachVolumeOptions } from "../attach";
 import { UsageError } from "../cli";
 
@@ -38,9 +39,18 @@ export interface AttachFlags {
   readonly "dead-timeout"?: string | undefined;
 }
 
-function parseCount(what: string, text: string | undefined): number | undefined {
+function parseConnections(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
-  if (!/^\d{1,5}$/.test(text)) throw new UsageError(`Cannot use ${what} "${text}": give a number`);
+  const count = Number(text);
+  if (!Number.isInteger(count) || count < 1 || count > CONNECTION_COUNT_MAX)
+    throw new UsageError(`Cannot use --connections "${text}": give 1 to ${CONNECTION_COUNT_MAX}`);
+  return count;
+}
+
+function parseBlockSize(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  if (!BLOCK_SIZES.includes(Number(text)))
+    throw new UsageError(`Cannot use --block-size "${text}": give one of ${BLOCK_SIZES.join(", ")}`);
   return Number(text);
 }
 
@@ -56,8 +66,8 @@ export function attachOptions(
     method: flags.method as AttachVolumeOptions["method"],
     readOnly: flags["read-only"],
     writeCache: flags["write-cache"],
-    connectionCount: parseCount("--connections", flags.connections),
-    blockSizeBytes: parseCount("--block-size", flags["block-size"]),
+    connectionCount: parseConnections(flags.connections),
+    blockSizeBytes: parseBlockSize(flags["block-size"]),
     deadConnectionTimeoutS: deadMs === undefined ? undefined : Math.ceil(deadMs / 1000),
   };
 }

@@ -5,8 +5,9 @@
  */
 import { formatSize, type TorusError } from "../../base";
 import { systemClock } from "../../base/io";
-import { listNbdDevices, makeFileSystem, mountDevice, unmount } from "../../blockdev";
+import { listNbdDevices, makeFileSystem, mountDevice, requireNbdDriver, unmount } from "../../blockdev";
 import { attachVolume, type AttachVolumeOptions, type VolumeAttachment } from "../attach";
+import { CommandError } from "../cli";
 import { type Client, startClient, type VolumeFlags } from "../client";
 import { ServiceNotifier } from "../daemon";
 
@@ -32,6 +33,9 @@ export async function serveAttached(flags: VolumeFlags, serve: ServeAttached): P
   );
   const signals = watchSignals();
   try {
+    // Before anything is made that would be left behind.
+    await requireNbdDriver();
+    if (serve.fileSystem !== undefined) requireMaker(serve.fileSystem);
     if (serve.createSizeBytes !== undefined)
       await createIfMissing(client, serve.options.name, serve.createSizeBytes);
     const attachment = await attachVolume(
@@ -62,6 +66,17 @@ export async function serveAttached(flags: VolumeFlags, serve: ServeAttached): P
     notifier.close();
     await client.close();
   }
+}
+
+function requireMaker(fileSystem: string): void {
+  if (
+    !/^[a-z0-9]{1,16}$/.test(fileSystem) ||
+    Bun.which(`mkfs.${fileSystem}`, { PATH: `${process.env.PATH}:/usr/sbin:/sbin` }) === null
+  )
+    throw new CommandError(
+      "usage",
+      `Cannot make a file system of type "${fileSystem}": this machine has no mkfs.${fileSystem}`,
+    );
 }
 
 async function createIfMissing({ metadata, logger }: Client, name: string, sizeBytes: number): Promise<void> {

@@ -95,12 +95,15 @@ export class FuseAttacher implements DeviceAttacher {
     const attached = this.#attached.get(volumeName);
     if (attached === undefined) return;
     const { child, file, device } = attached;
-    await runProgram(`flush ${device}`, ["blockdev", "--flushbufs", device]);
-    await runProgram(`detach ${device}`, ["losetup", "--detach", device]);
-    await until(`detach ${device}`, GONE_MS_MAX, async () => {
-      return (await runProgram(`look at ${file}`, ["losetup", "--associated", file])) === "";
-    });
-    await runProgram(`unmount ${file}`, ["fusermount3", "-u", file]);
+    // Each step may have been done by a call before, which failed at the next.
+    const isLooped = async () =>
+      (await runProgram(`look at ${file}`, ["losetup", "--associated", file])) !== "";
+    if (await isLooped()) {
+      await runProgram(`flush ${device}`, ["blockdev", "--flushbufs", device]);
+      await runProgram(`detach ${device}`, ["losetup", "--detach", device]);
+      await until(`detach ${device}`, GONE_MS_MAX, async () => !(await isLooped()));
+    }
+    if (child.exitCode === null) await runProgram(`unmount ${file}`, ["fusermount3", "-u", file]);
     await child.exited;
     if (existsSync(file)) rmSync(file);
     this.#attached.delete(volumeName);

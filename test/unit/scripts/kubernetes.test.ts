@@ -116,6 +116,23 @@ const KINDS: Readonly<Record<string, readonly [string, Type]>> = {
     },
   }),
   PersistentVolumeClaim: kindOf("v1", { spec: ClaimSpec }),
+  PersistentVolume: kindOf("v1", {
+    spec: {
+      capacity: "map",
+      accessModes: ["string"],
+      persistentVolumeReclaimPolicy: "string",
+      storageClassName: "string",
+      claimRef: { apiVersion: "string", kind: "string", namespace: "string", name: "string" },
+      hostPath: { path: "string", type: "string" },
+      nodeAffinity: {
+        required: {
+          nodeSelectorTerms: [
+            { matchExpressions: [{ key: "string", operator: "string", values: ["string"] }] },
+          ],
+        },
+      },
+    },
+  }),
   PodDisruptionBudget: kindOf("policy/v1", { spec: { maxUnavailable: "number", selector: Selector } }),
   Job: kindOf("batch/v1", { spec: { backoffLimit: "number", template: Template } }),
   StatefulSet: kindOf("apps/v1", {

@@ -39,6 +39,34 @@ async function haggle(stage: Stage, ...messages: Uint8Array[]) {
 const types = (replies: readonly OptionReplyMessage[]) => replies.map((reply) => reply.type);
 const text = (reply: OptionReplyMessage | undefined) => new TextDecoder().decode(reply?.data);
 
+describe("Handshake bounds", () => {
+  test("options that nobody knows are counted like others", async () => {
+    const stage = makeStage();
+    const stream = stage.connect();
+    stream.feed(clientFlags());
+    for (let count = 0; count < 1100 && !stream.closed; count++) stream.feed(option(99));
+    await settle();
+    expect(stream.closeReason).toBe("NBD handshake: more than 1024 options");
+  });
+
+  test("a client that takes no answers and goes on asking is cut off", async () => {
+    const stage = makeStage();
+    stage.directory.list = async () =>
+      Array.from({ length: 20_000 }, (_, index) => ({ ...stage.device, name: `${"n".repeat(200)}${index}` }));
+    const stream = stage.connect();
+    stream.feed(clientFlags());
+    stream.holdOutput = true;
+    // One list of any length is answered whole.
+    stream.feed(option(3));
+    await settle();
+    expect(stream.closed).toBe(false);
+    expect(stream.queuedBytes).toBeGreaterThan(4 * 1024 * 1024);
+    stream.feed(option(3));
+    await settle();
+    expect(stream.closeReason).toContain("bytes of answers were not taken");
+  });
+});
+
 describe("Handshake greeting", () => {
   test("offers fixed newstyle and no zeroes", () => {
     const greeting = makeStage().connect().take();
