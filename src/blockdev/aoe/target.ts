@@ -219,16 +219,18 @@ export class AoeTarget {
           writeCacheEnabled: this.#writeCacheEnabled,
         });
         return this.#answerAta(frame, ATA_STATUS_READY, 0, SECTOR_BYTES);
-      case "flush": {
-        this.#underWay++;
-        return device.flush((status) => this.#finishAta(frame, undefined, "flush", status, 0));
-      }
+      case "flush":
+        return this.#flush(frame);
       case "setFeatures": {
         const feature = frame.view.getUint8(Offset.ataFeature);
         if (feature === AtaFeature.enableWriteCache && this.#options.writeCache)
           this.#writeCacheEnabled = true;
-        else if (feature === AtaFeature.disableWriteCache) this.#writeCacheEnabled = false;
-        else if (feature !== AtaFeature.setTransferMode)
+        else if (feature === AtaFeature.disableWriteCache) {
+          const wasEnabled = this.#writeCacheEnabled;
+          this.#writeCacheEnabled = false;
+          // Whoever turns it off counts on what was answered before, too.
+          if (wasEnabled) return this.#flush(frame);
+        } else if (feature !== AtaFeature.setTransferMode)
           return this.#answerAta(frame, ATA_STATUS_ERROR, AtaError.aborted, 0);
         return this.#answerAta(frame, ATA_STATUS_READY, 0, 0);
       }
@@ -325,6 +327,11 @@ export class AoeTarget {
     this.#statistics.repeated++;
     if (earlier.doneMs === undefined) return this.#options.link.release(frame);
     this.#answerAta(frame, earlier.status, earlier.error, 0);
+  }
+
+  #flush(frame: NativeBuffer): void {
+    this.#underWay++;
+    this.#options.device.flush((status) => this.#finishAta(frame, undefined, "flush", status, 0));
   }
 
   #finishAta(

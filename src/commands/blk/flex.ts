@@ -3,6 +3,8 @@
  * end at once, so attaching is `torus blk attach --background`: the process that it leaves behind serves the device
  * until it is detached.
  */
+import { resolve } from "node:path";
+import { findMount } from "../../blockdev/csi";
 import { listNbdDevices, makeFileSystem, mountDevice, unmount } from "../../blockdev";
 import { FlexError, type FlexHost, type FlexOptions, runFlexVerb } from "../../blockdev/flex";
 import { CommandError, leaf } from "../cli";
@@ -57,7 +59,10 @@ const host: FlexHost = {
     if (!readOnly) await makeFileSystem(device, fileSystem);
     await mountDevice(device, folder, readOnly);
   },
-  unmount,
+  /** Done already is done: the kubelet asks again when it has not heard the answer. */
+  async unmount(folder) {
+    if (findMount(resolve(folder)) !== undefined) await unmount(folder);
+  },
 };
 
 export const flexCommand = leaf({

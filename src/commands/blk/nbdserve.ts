@@ -77,6 +77,9 @@ export const nbdserveCommand = leaf({
       stop(undefined);
     };
     for (const signal of signals) process.once(signal, onSignal);
+    // From now on, or a reload while this starts would end it.
+    const onHangUp = () => renew();
+    process.on("SIGHUP", onHangUp);
     try {
       const { addresses } = await client.plane.openFrontEnd(
         {
@@ -101,11 +104,10 @@ export const nbdserveCommand = leaf({
             client.logger.log("error", error instanceof Error ? error.message : String(error)),
         );
       };
-      process.on("SIGHUP", renew);
       const failure = await ended;
       if (failure !== undefined) throw failure;
     } finally {
-      process.off("SIGHUP", renew);
+      process.off("SIGHUP", onHangUp);
       await client.close();
     }
   },

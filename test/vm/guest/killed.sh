@@ -22,8 +22,9 @@ for round in 1 2; do
     done
   ) &
   writer=$!
-  sleep 2
+  wait_for 60 test -e /tmp/sum-r$round-4
   kill -KILL $PID
+  test ! -e /tmp/sum-r$round-16
   wait $PID || true
   $TORUS blk list --csv | grep -q "^$DEVICE,data,.*,false,/srv/disk"
   $TORUS blk attach data --mount /srv/disk --wait 60s >/tmp/attach.log 2>&1 &

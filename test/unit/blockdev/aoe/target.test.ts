@@ -361,12 +361,16 @@ describe("AoeTarget durability", () => {
     expect(flushes()).toBe(1);
     ata({ command: 0x3d, lba: 0, count: 1, data: pattern(1, 2) });
     expect(flushes()).toBe(2);
+    // Turning it off makes durable what was answered before.
     expect(one(ata({ command: 0xef, feature: 0x82 })).ataStatus).toBe(0x40);
-    ata({ command: 0x34, lba: 0, count: 1, data: pattern(1, 3) });
     expect(flushes()).toBe(3);
+    expect(one(ata({ command: 0xef, feature: 0x82 })).ataStatus).toBe(0x40);
+    expect(flushes()).toBe(3);
+    ata({ command: 0x34, lba: 0, count: 1, data: pattern(1, 3) });
+    expect(flushes()).toBe(4);
     expect(one(ata({ command: 0xef, feature: 0x02 })).ataStatus).toBe(0x40);
     ata({ command: 0x34, lba: 0, count: 1, data: pattern(1, 4) });
-    expect(flushes()).toBe(3);
+    expect(flushes()).toBe(4);
   });
 
   test("without a write cache the client cannot turn one on", () => {
