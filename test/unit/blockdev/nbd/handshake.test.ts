@@ -52,7 +52,10 @@ describe("Handshake bounds", () => {
   test("a client that takes no answers and goes on asking is cut off", async () => {
     const stage = makeStage();
     stage.directory.list = async () =>
-      Array.from({ length: 20_000 }, (_, index) => ({ ...stage.device, name: `${"n".repeat(200)}${index}` }));
+      Array.from({ length: 20_000 }, (_, index) => ({
+        ...{ name: `${"n".repeat(200)}${index}`, description: "", sizeBytes: DEVICE_BYTES },
+        ...{ readOnly: false, preferredBlockBytes: 4096 },
+      }));
     const stream = stage.connect();
     stream.feed(clientFlags());
     stream.holdOutput = true;
