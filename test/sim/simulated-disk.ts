@@ -74,6 +74,7 @@ export class SimulatedDisk {
   >();
   readonly #failingSyncs = new Map<DiskOperation, (() => void)[]>();
   readonly #failingReads = new Map<DiskOperation, (() => void)[]>();
+  readonly #slowSyncs = new Map<DiskOperation, number>();
   #interruption: { operationsLeft: number; readonly callback: () => void } | undefined;
   /** Called before each operation of the attached process: a test crashes it at any one of them. */
   onOperation: ((operation: DiskOperation, isSync: boolean) => void) | undefined;
@@ -114,6 +115,15 @@ export class SimulatedDisk {
     this.#failingReads.set(operation, [...(this.#failingReads.get(operation) ?? []), struck]);
   }
 
+  /** Syncs of this operation that begin from now on take so long. */
+  slowSyncs(operation: DiskOperation, durationMs: number): void {
+    this.#slowSyncs.set(operation, durationMs);
+  }
+
+  syncMs(operation: DiskOperation): number {
+    return this.#slowSyncs.get(operation) ?? this.#options.syncMs?.() ?? 0;
+  }
+
   /** Calls back within the given write or sync from now on, which is then begun and not finished. */
   interruptAfter(operationCount: number, callback: () => void): void {
     this.#interruption = { operationsLeft: operationCount, callback };
@@ -124,6 +134,7 @@ export class SimulatedDisk {
     this.#writeFaults.clear();
     this.#failingSyncs.clear();
     this.#failingReads.clear();
+    this.#slowSyncs.clear();
     this.#interruption = undefined;
   }
 
@@ -444,7 +455,7 @@ class AttachedFile implements DiskFile {
   sync(operation: DiskOperation, done: (status: DiskStatus) => void): void {
     if (this.disk.isDead) return;
     const complete = this.media.beginSync(this.name, operation);
-    this.options.clock.schedule(this.options.syncMs?.() ?? 0, () => {
+    this.options.clock.schedule(this.media.syncMs(operation), () => {
       if (!this.disk.isDead) done(complete());
     });
   }

@@ -363,6 +363,77 @@ export const PLANS: readonly Plan[] = [
     },
   },
   {
+    // R1: a put of the old writer's waits for a segment to be formatted, and the fence comes and is durable meanwhile.
+    name: "a put that waits for room, and a fence",
+    config: { replication: 1 },
+    async run(scene) {
+      const { writer, heir, first } = scene;
+      await scene.placeOn(first);
+      const { work } = await writing(scene);
+      scene.cutFromMetadata(writer);
+      await scene.leaseEnds();
+      first.disk.slowSyncs("superblock.sync", 2_500);
+      for (let block = 0; block < 12; block += 1) await work.write((block % 2) * 16, 16, false, false);
+      scene.begin(work.flush());
+      await scene.sleep(300);
+      await scene.openIfItMay(heir);
+      await scene.sleep(3_000);
+    },
+  },
+  {
+    // R3e: a copy of a block of the tail is on its way to a peer's disk when the opener asks what that peer has.
+    name: "a copy that is not durable yet",
+    config: { peerCount: 3 },
+    async run(scene) {
+      const { writer, heir, first, second, third } = scene;
+      const { work } = await writing(scene);
+      // Copies of what is written from now on are made when the rebalance goes on, and not before.
+      for (const { upkeep } of scene.peers) upkeep?.rebalancer?.pause();
+      for (const peer of [second, third]) scene.cut(writer, peer);
+      for (let block = 0; block < 8; block += 1) {
+        await work.write(block, 1, false, false);
+        scene.begin(work.flush());
+        await scene.sleep(5);
+      }
+      await scene.sleep(100);
+      writer.crash();
+      await scene.whenUnlocked();
+      first.upkeep?.rebalancer?.recheck();
+      await scene.sleep(1_000);
+      const fenced = second.store?.fenceEpoch(scene.volumeId) ?? 0;
+      second.disk.slowSyncs("state.sync", 1_000);
+      second.disk.slowSyncs("segment.sync", 20_000);
+      const opening = heir.open();
+      await scene.until("it is fenced", () => (second.store?.fenceEpoch(scene.volumeId) ?? 0) > fenced);
+      for (const { upkeep } of scene.peers) upkeep?.rebalancer?.resume();
+      await (await opening)?.work.scan();
+      second.crash(true);
+      second.disk.clearFaults();
+      await scene.wipe(first);
+      await scene.bootAndServe(second);
+    },
+  },
+  {
+    // R8: two peers that see different rings have a block each that the other should have.
+    name: "two rings, two copies",
+    async run(scene) {
+      const { writer, simulation, first, second } = scene;
+      await writer.close(await writing(scene));
+      await scene.sleep(2_000);
+      for (const { upkeep } of scene.peers) upkeep?.rebalancer?.pause();
+      await scene.changeRing({ kind: "set-replication", replication: 1 });
+      await scene.placeOn(second);
+      await scene.sleep(500);
+      simulation.metadata.deafen(first.name);
+      await scene.placeOn(first);
+      await scene.sleep(500);
+      simulation.network.slowDown(first.name, second.name, 400);
+      simulation.network.slowDown(second.name, first.name, 400);
+      for (const { upkeep } of scene.peers) upkeep?.rebalancer?.resume();
+      await scene.sleep(10_000);
+    },
+  },
+  {
     // R3c: the metadata were put back to a backup, and clocks are wrong: an epoch is minted a second time.
     name: "metadata from a backup, and an epoch minted twice",
     async run(scene) {

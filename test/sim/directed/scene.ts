@@ -1,5 +1,5 @@
 /** What a directed schedule acts with: the machines by name, time, cuts, and a look at the head behind the protocol. */
-import type { BlockKind } from "../../../src/base";
+import { asVolumeId, type BlockKind, type VolumeId } from "../../../src/base";
 import type { Head } from "../../../src/engine";
 import { type KeyValue, RingAdmin } from "../../../src/meta";
 import { decodeHead, keys } from "../../../src/meta/records";
@@ -31,6 +31,11 @@ export class Scene {
 
   get third(): SimPeer {
     return this.peers[2] as SimPeer;
+  }
+
+  /** The first volume made, which is the one that schedules are about. */
+  get volumeId(): VolumeId {
+    return asVolumeId(1);
   }
 
   /** The one that writes first. */

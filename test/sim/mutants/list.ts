@@ -354,6 +354,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a put that waited is not tested against the fence again",
     rule: "R1",
+    plan: "a put that waits for room, and a fence",
     file: STORE,
     find: "      if (this.#isFenced(request)) request.done(StorageStatus.fenced);\n      else if (!this.#tryPut(request)) {",
     replace: "      if (!this.#tryPut(request)) {",
@@ -398,6 +399,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "count a copy that is not durable yet when the tail is adopted",
     rule: "R3e",
+    plan: "a copy that is not durable yet",
     file: STORE,
     find: "(flags & (RowFlag.suspect | RowFlag.durable)) !== RowFlag.durable,",
     replace: "(flags & RowFlag.suspect) !== 0,",
@@ -405,6 +407,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "drop under another ring version",
     rule: "R8",
+    plan: "two rings, two copies",
     file: "src/engine/peer/peer-service.ts",
     find: "    if (request.ringVersion === this.#store.ringVersion)",
     replace: "    if (request.ringVersion >= 0)",

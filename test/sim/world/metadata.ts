@@ -51,6 +51,7 @@ export class SimMetadata {
 
   private readonly heldMachines = new Set<string>();
   private readonly held: { readonly machine: string; readonly arrive: () => void }[] = [];
+  private readonly deafMachines = new Set<string>();
 
   constructor(
     readonly world: World,
@@ -66,6 +67,7 @@ export class SimMetadata {
   }
 
   healAll(): void {
+    this.deafMachines.clear();
     Object.assign(this.weather, { latencyMs: 1, lostRequestChance: 0, lostReplyChance: 0, stopped: false });
   }
 
@@ -83,6 +85,15 @@ export class SimMetadata {
     const all = this.held.splice(0);
     this.held.push(...all.filter((one) => one.machine !== machine));
     for (const one of all) if (one.machine === machine) one.arrive();
+  }
+
+  /** The watches of this machine tell nothing from now on, while its requests are answered. */
+  deafen(machine: string): void {
+    this.deafMachines.add(machine);
+  }
+
+  isDeaf(machine: string): boolean {
+    return this.deafMachines.has(machine);
   }
 
   /** Whether it was held back. */
@@ -242,6 +253,7 @@ class SimWatch {
     if (this.closed || !process.alive) return;
     if (
       weather.stopped ||
+      metadata.isDeaf(process.name) ||
       network.isBlocked(process.name, METADATA) ||
       network.isBlocked(METADATA, process.name)
     ) {
@@ -272,7 +284,11 @@ class SimWatch {
     this.lastArrivalMs = arrivalMs;
     world.schedule(arrivalMs - world.nowMs, this.process, () => {
       if (this.closed || generation !== this.generation || this.broken) return;
-      if (weather.stopped || network.isBlocked(METADATA, this.process.name)) {
+      if (
+        weather.stopped ||
+        this.metadata.isDeaf(this.process.name) ||
+        network.isBlocked(METADATA, this.process.name)
+      ) {
         this.break();
         return;
       }
