@@ -89,6 +89,21 @@ export interface ServiceRead {
   ): void;
 }
 
+/** Epochs from one to another, both included. */
+export interface EpochRange {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** What the metadata knows of a volume's epochs: every one above `completeAbove` that was ever minted is in a range. */
+export interface MintedEpochs {
+  readonly completeAbove: number;
+  readonly minted: readonly EpochRange[];
+}
+
+/** More are merged: it takes as many openings in a row that failed. */
+export const MINTED_RANGES_MAX = 64;
+
 export interface FenceRequest {
   readonly volumeId: VolumeId;
   /** The opener's new epoch; puts of lower epochs are refused once this is answered. */
@@ -97,6 +112,11 @@ export interface FenceRequest {
   readonly tailEpoch: number;
   /** ... with an index above this. */
   readonly tailAfterIndex: number;
+  /**
+   * The epochs that may have fenced this peer. Without them no writer is unknown: from an older client, or because
+   * an administrator gives up what such a writer wrote.
+   */
+  readonly minted?: MintedEpochs;
 }
 
 export interface TailBlock {
@@ -110,7 +130,10 @@ export interface TailBlock {
 
 export interface FenceReply extends PeerIdentity {
   readonly status: StorageStatus;
-  /** The highest epoch this peer knows for the volume, the request's included. */
+  /**
+   * The highest epoch this peer knows for the volume, the request's included. Refused ("fenced") with a lower one: it
+   * is a writer's that the metadata does not know of.
+   */
   readonly epochKnown: number;
   readonly tail: readonly TailBlock[];
 }
@@ -243,6 +266,8 @@ export interface VolumeRecord {
 export interface OpenGrant {
   readonly volume: VolumeRecord;
   readonly epoch: Epoch;
+  /** As of this mint. */
+  readonly minted: MintedEpochs;
   readonly head: Head;
   readonly headRevision: number;
   /**

@@ -30,6 +30,7 @@ interface Stored {
 export class MemoryService implements StorageService {
   readonly blocks = new Map<string, Stored>();
   readonly fences = new Map<number, number>();
+  readonly fenceRequests: FenceRequest[] = [];
   /** Answers wait in `held` while this is set. */
   holding = false;
   readonly held: (() => void)[] = [];
@@ -64,6 +65,7 @@ export class MemoryService implements StorageService {
 
   async fence(request: FenceRequest): Promise<FenceReply> {
     if (this.failControl) throw new Error("the disk is gone");
+    this.fenceRequests.push(request);
     const epochKnown = Math.max(this.fences.get(request.volumeId) ?? 0, request.epoch);
     this.fences.set(request.volumeId, epochKnown);
     const tail = [...this.blocks.values()]

@@ -85,16 +85,21 @@ export class PeerService implements StorageService {
 
   /**
    * Refused ("fenced") when this peer knows a newer epoch, or holds a block of this very epoch, which only a rolled
-   * back metadata service could hand out again (R3c). The same fence twice is answered alike, so that an opener may
-   * repeat a request whose answer was lost.
+   * back metadata service could hand out again, or has seen a writer that the metadata does not know of (R3c). What is
+   * refused leaves no trace, so that every later try is refused, too. The same fence twice is answered alike, so that
+   * an opener may repeat a request whose answer was lost.
    */
   async fence(request: FenceRequest): Promise<FenceReply> {
     const store = this.#store;
     const { volumeId, epoch, tailEpoch, tailAfterIndex } = request;
-    const heldMax = store.heldEpochMax(volumeId);
+    const heldData = store.heldEpochMax(BlockKind.data, volumeId);
+    const heldMax = Math.max(heldData, store.heldEpochMax(BlockKind.inode, volumeId));
     const known = Math.max(store.fenceEpoch(volumeId), heldMax);
     if (known > epoch || heldMax === epoch)
       return { ...this.identity, status: StorageStatus.fenced, epochKnown: known, tail: [] };
+    const unknown = unknownWriter(request, heldData, [store.fenceEpoch(volumeId), heldMax]);
+    if (unknown !== undefined)
+      return { ...this.identity, status: StorageStatus.fenced, epochKnown: unknown, tail: [] };
     const status = await this.#completed((done) => store.fence(volumeId, epoch, done));
     // Another opener may have fenced meanwhile; it is the newer one that may go on.
     const epochKnown = Math.max(store.fenceEpoch(volumeId), epoch);
@@ -160,6 +165,24 @@ export class PeerService implements StorageService {
     const reason = this.#store.poisonReason ?? "the store is closing";
     return new PeerError("unavailable", `Cannot ${action} on peer ${this.#store.peerId}: ${reason}`);
   }
+}
+
+/**
+ * The epoch of a writer that wrote here and that the opener's metadata does not know of. Data are written only after a
+ * first checkpoint, which makes the head's epoch the writer's: data of a newer one than the head's are always such
+ * (also where its epoch was minted once more), a fence or map block only if its epoch was not minted since.
+ */
+function unknownWriter(
+  { minted, tailEpoch: headEpoch }: FenceRequest,
+  heldData: number,
+  others: readonly number[],
+): number | undefined {
+  if (minted === undefined) return undefined;
+  if (heldData > headEpoch) return heldData;
+  const floor = Math.max(headEpoch, minted.completeAbove);
+  return others.find(
+    (epoch) => epoch > floor && !minted.minted.some(({ from, to }) => from <= epoch && epoch <= to),
+  );
 }
 
 function identityOf(store: BlockStore): PeerIdentity {

@@ -10,7 +10,7 @@
  * Invariants: slot 0 is no row; a row is in the hash chains and in its log's list exactly while LINKED; a log lives
  * while any row, linked or not, names it.
  */
-import { assert, type BlockKind, type BlockRef, type Epoch, type VolumeId } from "../../base";
+import { assert, BlockKind, type BlockRef, type Epoch, type VolumeId } from "../../base";
 
 export const NO_SLOT = 0;
 
@@ -305,13 +305,13 @@ export class BlockIndex {
     }
   }
 
-  /** The highest epoch with a linked block of the volume, or 0. */
-  epochMax(volumeId: number): number {
+  /** The highest epoch with a linked block of the volume and kind, or 0. */
+  epochMax(kind: BlockKind, volumeId: number): number {
     const volume = this.#volumes.get(volumeId);
     let highest = 0;
     if (volume === undefined) return highest;
-    for (const logs of [volume.data, volume.inode])
-      for (const log of logs.values()) if (log.epoch > highest && log.linkedCount > 0) highest = log.epoch;
+    const logs = kind === BlockKind.data ? volume.data : volume.inode;
+    for (const log of logs.values()) if (log.epoch > highest && log.linkedCount > 0) highest = log.epoch;
     return highest;
   }
 

@@ -186,10 +186,10 @@ export class MemoryStore implements BlockStore {
     return this.#fences.get(volumeId) ?? 0;
   }
 
-  heldEpochMax(volumeId: VolumeId): number {
+  heldEpochMax(kind: BlockKind, volumeId: VolumeId): number {
     let highest = 0;
     for (const { ref } of this.#blocks.values())
-      if (ref.volumeId === volumeId) highest = Math.max(highest, ref.epoch);
+      if (ref.kind === kind && ref.volumeId === volumeId) highest = Math.max(highest, ref.epoch);
     return highest;
   }
 

@@ -1019,8 +1019,8 @@ export class SegmentStore implements BlockStore {
     return this.#fences.get(volumeId) ?? 0;
   }
 
-  heldEpochMax(volumeId: VolumeId): number {
-    return this.#index.epochMax(volumeId);
+  heldEpochMax(kind: BlockKind, volumeId: VolumeId): number {
+    return this.#index.epochMax(kind, volumeId);
   }
 
   fence(volumeId: VolumeId, epoch: Epoch, done: (status: StorageStatus) => void): void {

@@ -53,8 +53,8 @@ export interface BlockStore {
 
   /** 0 when the volume was never fenced. */
   fenceEpoch(volumeId: VolumeId): number;
-  /** The highest epoch among blocks held of the volume, 0 without any. */
-  heldEpochMax(volumeId: VolumeId): number;
+  /** The highest epoch among blocks held of the volume and kind, 0 without any. */
+  heldEpochMax(kind: BlockKind, volumeId: VolumeId): number;
   /**
    * Refuses lower epochs from this moment, also for puts that still wait for room; `done` runs when every other put
    * accepted before is durable and acknowledged and then the fence too. A fence never goes down.

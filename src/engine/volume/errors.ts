@@ -8,7 +8,7 @@ export type VolumeErrorCode =
   | "tail-unreachable"
   /** A block of the tail can be neither found nor ruled out (R3d). */
   | "tail-uncertain"
-  /** A peer knows a newer epoch than the one just minted: the metadata was rolled back (R3c). */
+  /** A peer knows an epoch that is newer than the one just minted, or that was never minted: R3c. */
   | "metadata-rolled-back"
   /** The volume's access list does not name this process's certificate. */
   | "denied"

@@ -17,7 +17,13 @@ import { BlockFault, BlockHeader, HEADER_BYTES_MAX, makeBlockSealer } from "../b
 import { DistributedBlock, Distributor, PeerHealth, Placement } from "../distributor";
 import type { Head, LogMember, LogSet } from "../head";
 import { createPageMap, InodeError, openPageMap, type PageMap } from "../inode";
-import { type FenceReply, type OpenGrant, StorageStatus, type VolumeSession } from "../ports";
+import {
+  type FenceReply,
+  type FenceRequest,
+  type OpenGrant,
+  StorageStatus,
+  type VolumeSession,
+} from "../ports";
 import { placingMembers } from "../../ring";
 import { BlockApplier } from "./block-applier";
 import { BlockReader } from "./block-reader";
@@ -27,7 +33,13 @@ import { VolumeError } from "./errors";
 import { InodeWriter } from "./inode-writer";
 import { PeerNodeReader } from "./node-reader";
 import { VOLUME_DEFAULTS, type VolumeOptions, widthOf } from "./options";
-import { type AdoptedBlock, type Adoption, fenceAndList, planAdoption } from "./recovery";
+import {
+  type AdoptedBlock,
+  type Adoption,
+  fenceAndList,
+  hasSeenUnknownWriter,
+  planAdoption,
+} from "./recovery";
 import { newVolumeStatistics } from "./statistics";
 import { Volume } from "./volume";
 import { LateListener, type VolumeCore, type VolumePorts } from "./volume-core";
@@ -182,21 +194,31 @@ class Opening {
     this.#rejectStep?.(this.#failure);
   }
 
-  #fence(): Promise<readonly FenceReply[]> {
-    const { head, epoch, volume } = this.#grant;
+  async #fence(): Promise<readonly FenceReply[]> {
+    const { head, epoch, volume, minted } = this.#grant;
     const inSet = head.log.members.map((member) => member.peerId);
     const registered = this.#cluster.view.peers;
     const targets = [...new Set<PeerId>([...inSet, ...registered.map((peer) => peer.peerId)])];
     const mustAnswer = new Set<PeerId>(inSet);
     for (const peer of registered) if (peer.live) mustAnswer.add(peer.peerId);
-    return fenceAndList(
-      this.#ports.clock,
-      this.#ports.transport,
-      targets,
-      mustAnswer,
-      { volumeId: volume.volumeId, epoch, tailEpoch: head.epoch, tailAfterIndex: head.dataIndex },
-      this.#options.fenceDeadlineMs,
+    const { volumeId } = volume;
+    const request = { volumeId, epoch, tailEpoch: head.epoch, tailAfterIndex: head.dataIndex };
+    const { clock, transport } = this.#ports;
+    const ask = (peers: readonly PeerId[], question: FenceRequest) =>
+      fenceAndList(clock, transport, peers, mustAnswer, question, this.#options.fenceDeadlineMs);
+    const replies = await ask(targets, { ...request, minted });
+    const refusing = replies.filter((reply) => hasSeenUnknownWriter(reply, epoch));
+    if (!this.#options.acceptLoss || refusing.length === 0) return replies;
+    for (const { peerId, epochKnown } of refusing)
+      this.#ports.onEvent?.({
+        level: "warning",
+        text: `volume ${volume.name} opened although peer ${this.#cluster.describe(peerId)} has seen a writer of epoch ${epochKnown}, which the metadata does not know of: what it wrote is lost`,
+      });
+    const again = await ask(
+      refusing.map(({ peerId }) => peerId),
+      request,
     );
+    return [...replies.filter((reply) => !refusing.includes(reply)), ...again];
   }
 
   /** S' and W': the placing members of the ring that answered, in the incarnation that answered. */

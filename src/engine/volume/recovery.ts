@@ -62,6 +62,11 @@ export function fenceAndList(
   });
 }
 
+/** Whether the peer refused because of a writer that is older than this opener and not in the metadata (R3c). */
+export function hasSeenUnknownWriter(reply: FenceReply, epoch: number): boolean {
+  return reply.status === StorageStatus.fenced && reply.epochKnown < epoch;
+}
+
 /**
  * Which blocks to adopt, or the reason why the volume cannot be opened now. `describe` names a peer for people.
  * With `acceptLoss` members that do not answer, or hold what cannot be read, are given up instead (R4).
@@ -79,6 +84,12 @@ export function planAdoption(
     throw new VolumeError(
       "denied",
       `Cannot open volume "${volumeName}": peer ${describe(denying.peerId)} says that its access list does not name this certificate; an administrator adds it with torus ctl volume access ${volumeName} --allow NAME`,
+    );
+  const witness = replies.find((reply) => hasSeenUnknownWriter(reply, epoch));
+  if (witness !== undefined)
+    throw new VolumeError(
+      "metadata-rolled-back",
+      `Cannot open volume "${volumeName}": peer ${describe(witness.peerId)} has seen a writer of epoch ${witness.epochKnown}, which the metadata does not know of; the metadata was put back to a backup: restore its newest copy, or give up what was written since with --accept-loss`,
     );
   for (const reply of replies)
     if (reply.epochKnown > epoch || reply.status === StorageStatus.fenced)

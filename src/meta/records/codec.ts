@@ -10,7 +10,17 @@ import {
   VOLUME_ID_MAX,
   type VolumeId,
 } from "../../base";
-import type { Head, LogMember, NodePointer, SnapshotRecord, VolumeRecord, VolumeRequest } from "../../engine";
+import {
+  type EpochRange,
+  type Head,
+  type LogMember,
+  MINTED_RANGES_MAX,
+  type MintedEpochs,
+  type NodePointer,
+  type SnapshotRecord,
+  type VolumeRecord,
+  type VolumeRequest,
+} from "../../engine";
 import type { RingMember, RingSpec, RingType } from "../../ring";
 import type { KeyValue } from "../kv";
 import { decodeRecord, encodeRecord, type Fields } from "./fields";
@@ -37,6 +47,11 @@ export interface StoredVolume extends VolumeRecord {
   readonly ancestorIds: readonly VolumeId[];
   /** Random; tells a creation whose answer was lost from another's volume of that name. */
   readonly token: string;
+}
+
+/** The last epoch minted, and what the metadata knows of those before it. */
+export interface StoredEpoch extends MintedEpochs {
+  readonly epoch: number;
 }
 
 export interface StoredLock {
@@ -118,8 +133,24 @@ export function decodeVolume(entry: KeyValue): StoredVolume {
   };
 }
 
-export const encodeEpoch = (epoch: number) => encodeRecord({ epoch });
-export const decodeEpoch = (entry: KeyValue) => decodeRecord(entry).integer("epoch", 0);
+export function encodeEpoch({ epoch, completeAbove, minted }: StoredEpoch): Uint8Array {
+  return encodeRecord({ epoch, completeAbove, minted: minted.flatMap(({ from, to }) => [from, to]) });
+}
+
+/** One that was written before the epochs minted were kept tells nothing of those up to its own. */
+export function decodeEpoch(entry: KeyValue): StoredEpoch {
+  const fields = decodeRecord(entry);
+  const epoch = fields.integer("epoch", 0);
+  if (!fields.has("minted")) return { epoch, completeAbove: epoch, minted: [] };
+  const ends = fields.integers("minted", 2 * MINTED_RANGES_MAX, 1, Number.MAX_SAFE_INTEGER);
+  const minted: EpochRange[] = [];
+  for (let at = 0; at < ends.length; at += 2) {
+    const [from, to] = [ends[at] as number, ends[at + 1] ?? 0];
+    if (to < from) throw fields.fail("its epochs minted are not in order");
+    minted.push({ from, to });
+  }
+  return { epoch, completeAbove: fields.integer("completeAbove", 0), minted };
+}
 
 export const encodeLock = (lock: StoredLock) => encodeRecord(lock);
 

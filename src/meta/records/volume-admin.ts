@@ -18,7 +18,7 @@ import {
   type StoredVolume,
 } from "./codec";
 import { again, type MetaContext, readAll, repeat, unchanged } from "./context";
-import { mintEpoch } from "./epochs";
+import { mintEpoch, NO_EPOCH } from "./epochs";
 import { keys, parseVolumeKey } from "./layout";
 import { checkName, checkVolumeSize } from "./names";
 import { requestOfWriter } from "./requests";
@@ -94,7 +94,7 @@ export class VolumeAdmin {
       ...publicRecord(look.volume),
       lineageId: look.volume.lineageId,
       head: look.head,
-      epoch: look.epoch,
+      epoch: look.epochs.epoch,
       attached: lock && entries.lock ? { ...lock, lease: entries.lock.lease } : undefined,
       snapshotCount: snapshots.entries.length,
     };
@@ -235,7 +235,7 @@ export class VolumeAdmin {
     const bumped = await repeat(this.#context, { what }, async () => {
       const look = await lookAtVolume(this.#context, name);
       if (look.lock === undefined) return undefined;
-      const epoch = mintEpoch(look.epoch, clock);
+      const epoch = mintEpoch(look.epochs, look.head.epoch, clock);
       const result = await store.transact({
         compares: [
           unchanged(keys.epoch(look.volumeId), look.entries.epoch),
@@ -368,7 +368,7 @@ export async function createVolume(
         { kind: "put", key: keys.name(name), value: encodeName(volumeId) },
         { kind: "put", key: keys.record(volumeId), value: encodeVolume(volume) },
         { kind: "put", key: keys.head(volumeId), value: encodeHead(head, token) },
-        { kind: "put", key: keys.epoch(volumeId), value: encodeEpoch(0) },
+        { kind: "put", key: keys.epoch(volumeId), value: encodeEpoch(NO_EPOCH) },
       ],
     });
     return result.committed ? publicRecord(volume) : again;

@@ -13,6 +13,7 @@ import {
   decodeName,
   decodeSnapshot,
   decodeVolume,
+  type StoredEpoch,
   type StoredLock,
   type StoredSnapshot,
   type StoredVolume,
@@ -25,7 +26,7 @@ export interface VolumeLook {
   readonly volumeId: VolumeId;
   readonly volume: StoredVolume;
   readonly head: Head;
-  readonly epoch: number;
+  readonly epochs: StoredEpoch;
   readonly lock: StoredLock | undefined;
   readonly entries: {
     readonly name: KeyValue;
@@ -71,7 +72,7 @@ export async function lookAtVolume(context: MetaContext, name: string): Promise<
     volumeId: id,
     volume: decodeVolume(entries.record),
     head: decodeHead(entries.head).head,
-    epoch: decodeEpoch(entries.epoch),
+    epochs: decodeEpoch(entries.epoch),
     lock: lock === undefined ? undefined : decodeLock(lock),
     entries,
   };

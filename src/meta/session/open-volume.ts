@@ -86,12 +86,13 @@ class Opener {
         ? undefined
         : await lookAtSnapshot(this.#context, look.volume, this.#options.restoreSnapshot);
     if (look.lock !== undefined) {
-      if (look.lock.token !== this.#token || look.lock.epoch !== look.epoch)
+      if (look.lock.token !== this.#token || look.lock.epoch !== look.epochs.epoch)
         throw await attachedError(this.#context, "open", look);
       return this.#adoptOwn(look, look.lock, restore);
     }
     const lease = await this.#freshLease();
-    const epoch = mintEpoch(look.epoch, clock);
+    const epochs = mintEpoch(look.epochs, look.head.epoch, clock);
+    const { epoch } = epochs;
     const lock: StoredLock = {
       ...{ holder: this.#holder, token: this.#token, epoch },
       ...{ ttlMs: this.#times.ttlMs, sinceMs: clock.wallMs() },
@@ -108,14 +109,14 @@ class Opener {
       ],
       operations: [
         { kind: "put", key: keys.lock(volumeId), value: encodeLock(lock), lease },
-        { kind: "put", key: keys.epoch(volumeId), value: encodeEpoch(epoch) },
+        { kind: "put", key: keys.epoch(volumeId), value: encodeEpoch(epochs) },
       ],
       reads: [headKey],
     });
     const head = result.reads[0];
     if (!result.committed || head === undefined) return again;
     const revisions = { epoch: result.revision, lock: result.revision };
-    return this.#session(look, lock, head, revisions, restore);
+    return this.#session({ ...look, epochs }, lock, head, revisions, restore);
   }
 
   /**
@@ -155,6 +156,7 @@ class Opener {
     const grant: OpenGrant = {
       volume: publicRecord(look.volume),
       epoch: asEpoch(lock.epoch),
+      minted: look.epochs,
       head: decodeHead(head).head,
       headRevision: head.modRevision,
       ...(restore && { restoreFrom: publicSnapshot(restore.snapshot) }),

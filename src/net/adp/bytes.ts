@@ -177,8 +177,12 @@ export class ByteReader {
     return count;
   }
 
+  get isAtEnd(): boolean {
+    return this.#offset === this.bytes.length;
+  }
+
   end(): void {
-    if (this.#offset !== this.bytes.length) throw badFrame("bytes are left over");
+    if (!this.isAtEnd) throw badFrame("bytes are left over");
   }
 
   #take(lengthBytes: number): number {

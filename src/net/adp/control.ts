@@ -5,7 +5,8 @@
  *
  *   | body               | fields                                                                           |
  *   |--------------------|----------------------------------------------------------------------------------|
- *   | fence request      | volume u64, epoch u64, tail epoch u64, tail after index u64                      |
+ *   | fence request      | volume u64, epoch u64, tail epoch u64, tail after index u64; unless the epochs   |
+ *   |                    | minted are not told: complete above u64, count u32, count x (from u64, to u64)   |
  *   | fence reply        | identity, status u8, epoch known u64, count u32, count x (index u64, length u32, |
  *   |                    | header CRC u32, flags u8)                                                        |
  *   | list request       | limit u32, volume u64 (0: all), cursor text                                      |
@@ -26,6 +27,8 @@ import {
   type FenceRequest,
   type ListReply,
   type ListRequest,
+  MINTED_RANGES_MAX,
+  type MintedEpochs,
   type PeerIdentity,
   type PeerStatistics,
   type TailBlock,
@@ -45,6 +48,7 @@ export const CONTROL_REQUEST_BYTES_MAX = 512 * 1024;
 export const CONTROL_REPLY_BYTES_MAX = 80 * 1024 * 1024;
 const SUSPECT_FLAG = 1;
 const TAIL_BLOCK_BYTES = 17;
+const EPOCH_RANGE_BYTES = 16;
 const LISTING_BYTES = 33;
 
 function statusOf(value: number): StorageStatus {
@@ -70,12 +74,23 @@ function volumeIdOf(value: number): VolumeId {
 }
 
 export function encodeFenceRequest(request: FenceRequest): Uint8Array {
-  return new ByteWriter()
+  const writer = new ByteWriter()
     .u64(request.volumeId)
     .u64(request.epoch)
     .u64(request.tailEpoch)
-    .u64(request.tailAfterIndex)
-    .finish();
+    .u64(request.tailAfterIndex);
+  if (request.minted !== undefined) {
+    writer.u64(request.minted.completeAbove).u32(request.minted.minted.length);
+    for (const { from, to } of request.minted.minted) writer.u64(from).u64(to);
+  }
+  return writer.finish();
+}
+
+function decodeMinted(reader: ByteReader): MintedEpochs {
+  const completeAbove = reader.u64();
+  const count = reader.count(EPOCH_RANGE_BYTES, MINTED_RANGES_MAX);
+  const minted = Array.from({ length: count }, () => ({ from: reader.u64(), to: reader.u64() }));
+  return { completeAbove, minted };
 }
 
 export function decodeFenceRequest(bytes: Uint8Array): FenceRequest {
@@ -84,8 +99,10 @@ export function decodeFenceRequest(bytes: Uint8Array): FenceRequest {
   const epoch = reader.u64();
   if (epoch === 0) throw badFrame("a fence of epoch 0");
   const request = { volumeId, epoch: epoch as Epoch, tailEpoch: reader.u64(), tailAfterIndex: reader.u64() };
+  if (reader.isAtEnd) return request;
+  const minted = decodeMinted(reader);
   reader.end();
-  return request;
+  return { ...request, minted };
 }
 
 export function encodeFenceReply(reply: FenceReply): Uint8Array {

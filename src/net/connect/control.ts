@@ -9,14 +9,16 @@ import {
   VOLUME_ID_MAX,
   type VolumeId,
 } from "../../base";
-import type {
-  ConfirmReply,
-  ConfirmRequest,
-  FenceReply,
-  FenceRequest,
-  ListReply,
-  ListRequest,
-  PeerStatistics,
+import {
+  type ConfirmReply,
+  type ConfirmRequest,
+  type FenceReply,
+  type FenceRequest,
+  type ListReply,
+  type ListRequest,
+  MINTED_RANGES_MAX,
+  type MintedEpochs,
+  type PeerStatistics,
 } from "../../engine";
 import {
   type ConfirmBlocksRequest,
@@ -33,6 +35,8 @@ import {
   ListBlocksRequestSchema,
   type ListBlocksResponse,
   ListBlocksResponseSchema,
+  type MintedEpochs as MintedEpochsMessage,
+  MintedEpochsSchema,
   type Target,
 } from "../gen/storage_pb";
 import { statusOf, wireStatus } from "./batches";
@@ -74,7 +78,23 @@ export function fenceToMessage(target: Target, request: FenceRequest): FenceMess
     epoch: BigInt(request.epoch),
     tailEpoch: BigInt(request.tailEpoch),
     tailAfterIndex: BigInt(request.tailAfterIndex),
+    ...(request.minted && { minted: mintedToMessage(request.minted) }),
   });
+}
+
+function mintedToMessage({ completeAbove, minted }: MintedEpochs): MintedEpochsMessage {
+  return create(MintedEpochsSchema, {
+    completeAbove: BigInt(completeAbove),
+    ranges: minted.map(({ from, to }) => ({ from: BigInt(from), to: BigInt(to) })),
+  });
+}
+
+function mintedOf({ completeAbove, ranges }: MintedEpochsMessage): MintedEpochs {
+  if (ranges.length > MINTED_RANGES_MAX) throw malformed(`${ranges.length} ranges of epochs`);
+  return {
+    completeAbove: numberOf(completeAbove, "epoch"),
+    minted: ranges.map(({ from, to }) => ({ from: numberOf(from, "epoch"), to: numberOf(to, "epoch") })),
+  };
 }
 
 export function fenceOf(message: FenceMessage): FenceRequest {
@@ -85,6 +105,7 @@ export function fenceOf(message: FenceMessage): FenceRequest {
     epoch: epoch as Epoch,
     tailEpoch: numberOf(message.tailEpoch, "epoch"),
     tailAfterIndex: numberOf(message.tailAfterIndex, "index"),
+    ...(message.minted && { minted: mintedOf(message.minted) }),
   };
 }
 

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file storage.proto.
  */
 export const file_storage: GenFile = /*@__PURE__*/
-  fileDesc("Cg1zdG9yYWdlLnByb3RvEhB0b3J1cy5zdG9yYWdlLnYxIi0KBlRhcmdldBISCgpjbHVzdGVyX2lkGAEgASgJEg8KB3BlZXJfaWQYAiABKAkiRAoISWRlbnRpdHkSEgoKY2x1c3Rlcl9pZBgBIAEoCRIPCgdwZWVyX2lkGAIgASgJEhMKC2luY2FybmF0aW9uGAMgASgJImYKEFB1dEJsb2Nrc1JlcXVlc3QSKAoGdGFyZ2V0GAEgASgLMhgudG9ydXMuc3RvcmFnZS52MS5UYXJnZXQSKAoEcHV0cxgCIAMoCzIaLnRvcnVzLnN0b3JhZ2UudjEuQmxvY2tQdXQiLwoIQmxvY2tQdXQSFAoMd3JpdGVyX2Vwb2NoGAEgASgEEg0KBWJsb2NrGAIgASgMIm0KEVB1dEJsb2Nrc1Jlc3BvbnNlEiwKCGlkZW50aXR5GAEgASgLMhoudG9ydXMuc3RvcmFnZS52MS5JZGVudGl0eRIqCghzdGF0dXNlcxgCIAMoDjIYLnRvcnVzLnN0b3JhZ2UudjEuU3RhdHVzImkKEVJlYWRCbG9ja3NSZXF1ZXN0EigKBnRhcmdldBgBIAEoCzIYLnRvcnVzLnN0b3JhZ2UudjEuVGFyZ2V0EioKBXJlYWRzGAIgAygLMhsudG9ydXMuc3RvcmFnZS52MS5CbG9ja1JlYWQiQAoJQmxvY2tSZWFkEgsKA3JlZhgBIAEoDBISCgpmaXJzdF9zbG90GAIgASgNEhIKCnNsb3RfY291bnQYAyABKA0idgoSUmVhZEJsb2Nrc1Jlc3BvbnNlEiwKCGlkZW50aXR5GAEgASgLMhoudG9ydXMuc3RvcmFnZS52MS5JZGVudGl0eRIyCgdyZXN1bHRzGAIgAygLMiEudG9ydXMuc3RvcmFnZS52MS5CbG9ja1JlYWRSZXN1bHQiWAoPQmxvY2tSZWFkUmVzdWx0EigKBnN0YXR1cxgBIAEoDjIYLnRvcnVzLnN0b3JhZ2UudjEuU3RhdHVzEg0KBWNoZWNrGAIgASgHEgwKBGRhdGEYAyABKAwiiAEKDEZlbmNlUmVxdWVzdBIoCgZ0YXJnZXQYASABKAsyGC50b3J1cy5zdG9yYWdlLnYxLlRhcmdldBIRCgl2b2x1bWVfaWQYAiABKAQSDQoFZXBvY2gYAyABKAQSEgoKdGFpbF9lcG9jaBgEIAEoBBIYChB0YWlsX2FmdGVyX2luZGV4GAUgASgEIqcBCg1GZW5jZVJlc3BvbnNlEiwKCGlkZW50aXR5GAEgASgLMhoudG9ydXMuc3RvcmFnZS52MS5JZGVudGl0eRIoCgZzdGF0dXMYAiABKA4yGC50b3J1cy5zdG9yYWdlLnYxLlN0YXR1cxITCgtlcG9jaF9rbm93bhgDIAEoBBIpCgR0YWlsGAQgAygLMhsudG9ydXMuc3RvcmFnZS52MS5UYWlsQmxvY2siVQoJVGFpbEJsb2NrEg0KBWluZGV4GAEgASgEEhIKCmhlYWRlcl9jcmMYAiABKAcSFAoMbGVuZ3RoX2J5dGVzGAMgASgNEg8KB3N1c3BlY3QYBCABKAgibwoRTGlzdEJsb2Nrc1JlcXVlc3QSKAoGdGFyZ2V0GAEgASgLMhgudG9ydXMuc3RvcmFnZS52MS5UYXJnZXQSDgoGY3Vyc29yGAIgASgJEhEKCXZvbHVtZV9pZBgDIAEoBBINCgVsaW1pdBgEIAEoDSKCAQoSTGlzdEJsb2Nrc1Jlc3BvbnNlEiwKCGlkZW50aXR5GAEgASgLMhoudG9ydXMuc3RvcmFnZS52MS5JZGVudGl0eRIuCgZibG9ja3MYAiADKAsyHi50b3J1cy5zdG9yYWdlLnYxLkJsb2NrTGlzdGluZxIOCgZjdXJzb3IYAyABKAkiVgoMQmxvY2tMaXN0aW5nEgsKA3JlZhgBIAEoDBIUCgxsZW5ndGhfYnl0ZXMYAiABKA0SEgoKaGVhZGVyX2NyYxgDIAEoBxIPCgdzdXNwZWN0GAQgASgIImQKFENvbmZpcm1CbG9ja3NSZXF1ZXN0EigKBnRhcmdldBgBIAEoCzIYLnRvcnVzLnN0b3JhZ2UudjEuVGFyZ2V0EgwKBHJlZnMYAiADKAwSFAoMcmluZ192ZXJzaW9uGAMgASgEIocBChVDb25maXJtQmxvY2tzUmVzcG9uc2USLAoIaWRlbnRpdHkYASABKAsyGi50b3J1cy5zdG9yYWdlLnYxLklkZW50aXR5EhQKDHJpbmdfdmVyc2lvbhgCIAEoBBIqCghzdGF0dXNlcxgDIAMoDjIYLnRvcnVzLnN0b3JhZ2UudjEuU3RhdHVzIkAKFEdldFN0YXRpc3RpY3NSZXF1ZXN0EigKBnRhcmdldBgBIAEoCzIYLnRvcnVzLnN0b3JhZ2UudjEuVGFyZ2V0IrMBChVHZXRTdGF0aXN0aWNzUmVzcG9uc2USLAoIaWRlbnRpdHkYASABKAsyGi50b3J1cy5zdG9yYWdlLnYxLklkZW50aXR5EhYKDmNhcGFjaXR5X2J5dGVzGAIgASgEEhIKCnVzZWRfYnl0ZXMYAyABKAQSEwoLYmxvY2tfY291bnQYBCABKAQSFQoNc3VzcGVjdF9jb3VudBgFIAEoBBIUCgxyaW5nX3ZlcnNpb24YBiABKAQqlAIKBlN0YXR1cxIWChJTVEFUVVNfVU5TUEVDSUZJRUQQABINCglTVEFUVVNfT0sQARIUChBTVEFUVVNfTk9UX0ZPVU5EEAISEQoNU1RBVFVTX0ZFTkNFRBADEhcKE1NUQVRVU19PVVRfT0ZfU1BBQ0UQBBITCg9TVEFUVVNfQ09ORkxJQ1QQBRISCg5TVEFUVVNfQ09SUlVQVBAGEhgKFFNUQVRVU19XUk9OR19DTFVTVEVSEAcSFgoSU1RBVFVTX0JBRF9SRVFVRVNUEAgSFgoSU1RBVFVTX1VOQVZBSUxBQkxFEAkSGwoXU1RBVFVTX1NUT1JFRF9MT1dfU1BBQ0UQCxIRCg1TVEFUVVNfREVOSUVEEAwypgQKDlN0b3JhZ2VTZXJ2aWNlElQKCVB1dEJsb2NrcxIiLnRvcnVzLnN0b3JhZ2UudjEuUHV0QmxvY2tzUmVxdWVzdBojLnRvcnVzLnN0b3JhZ2UudjEuUHV0QmxvY2tzUmVzcG9uc2USVwoKUmVhZEJsb2NrcxIjLnRvcnVzLnN0b3JhZ2UudjEuUmVhZEJsb2Nrc1JlcXVlc3QaJC50b3J1cy5zdG9yYWdlLnYxLlJlYWRCbG9ja3NSZXNwb25zZRJICgVGZW5jZRIeLnRvcnVzLnN0b3JhZ2UudjEuRmVuY2VSZXF1ZXN0Gh8udG9ydXMuc3RvcmFnZS52MS5GZW5jZVJlc3BvbnNlElcKCkxpc3RCbG9ja3MSIy50b3J1cy5zdG9yYWdlLnYxLkxpc3RCbG9ja3NSZXF1ZXN0GiQudG9ydXMuc3RvcmFnZS52MS5MaXN0QmxvY2tzUmVzcG9uc2USYAoNQ29uZmlybUJsb2NrcxImLnRvcnVzLnN0b3JhZ2UudjEuQ29uZmlybUJsb2Nrc1JlcXVlc3QaJy50b3J1cy5zdG9yYWdlLnYxLkNvbmZpcm1CbG9ja3NSZXNwb25zZRJgCg1HZXRTdGF0aXN0aWNzEiYudG9ydXMuc3RvcmFnZS52MS5HZXRTdGF0aXN0aWNzUmVxdWVzdBonLnRvcnVzLnN0b3JhZ2UudjEuR2V0U3RhdGlzdGljc1Jlc3BvbnNlYgZwcm90bzM");
+  fileDesc("Cg1zdG9yYWdlLnByb3RvEhB0b3J1cy5zdG9yYWdlLnYxIi0KBlRhcmdldBISCgpjbHVzdGVyX2lkGAEgASgJEg8KB3BlZXJfaWQYAiABKAkiRAoISWRlbnRpdHkSEgoKY2x1c3Rlcl9pZBgBIAEoCRIPCgdwZWVyX2lkGAIgASgJEhMKC2luY2FybmF0aW9uGAMgASgJImYKEFB1dEJsb2Nrc1JlcXVlc3QSKAoGdGFyZ2V0GAEgASgLMhgudG9ydXMuc3RvcmFnZS52MS5UYXJnZXQSKAoEcHV0cxgCIAMoCzIaLnRvcnVzLnN0b3JhZ2UudjEuQmxvY2tQdXQiLwoIQmxvY2tQdXQSFAoMd3JpdGVyX2Vwb2NoGAEgASgEEg0KBWJsb2NrGAIgASgMIm0KEVB1dEJsb2Nrc1Jlc3BvbnNlEiwKCGlkZW50aXR5GAEgASgLMhoudG9ydXMuc3RvcmFnZS52MS5JZGVudGl0eRIqCghzdGF0dXNlcxgCIAMoDjIYLnRvcnVzLnN0b3JhZ2UudjEuU3RhdHVzImkKEVJlYWRCbG9ja3NSZXF1ZXN0EigKBnRhcmdldBgBIAEoCzIYLnRvcnVzLnN0b3JhZ2UudjEuVGFyZ2V0EioKBXJlYWRzGAIgAygLMhsudG9ydXMuc3RvcmFnZS52MS5CbG9ja1JlYWQiQAoJQmxvY2tSZWFkEgsKA3JlZhgBIAEoDBISCgpmaXJzdF9zbG90GAIgASgNEhIKCnNsb3RfY291bnQYAyABKA0idgoSUmVhZEJsb2Nrc1Jlc3BvbnNlEiwKCGlkZW50aXR5GAEgASgLMhoudG9ydXMuc3RvcmFnZS52MS5JZGVudGl0eRIyCgdyZXN1bHRzGAIgAygLMiEudG9ydXMuc3RvcmFnZS52MS5CbG9ja1JlYWRSZXN1bHQiWAoPQmxvY2tSZWFkUmVzdWx0EigKBnN0YXR1cxgBIAEoDjIYLnRvcnVzLnN0b3JhZ2UudjEuU3RhdHVzEg0KBWNoZWNrGAIgASgHEgwKBGRhdGEYAyABKAwiuAEKDEZlbmNlUmVxdWVzdBIoCgZ0YXJnZXQYASABKAsyGC50b3J1cy5zdG9yYWdlLnYxLlRhcmdldBIRCgl2b2x1bWVfaWQYAiABKAQSDQoFZXBvY2gYAyABKAQSEgoKdGFpbF9lcG9jaBgEIAEoBBIYChB0YWlsX2FmdGVyX2luZGV4GAUgASgEEi4KBm1pbnRlZBgGIAEoCzIeLnRvcnVzLnN0b3JhZ2UudjEuTWludGVkRXBvY2hzIlQKDE1pbnRlZEVwb2NocxIWCg5jb21wbGV0ZV9hYm92ZRgBIAEoBBIsCgZyYW5nZXMYAiADKAsyHC50b3J1cy5zdG9yYWdlLnYxLkVwb2NoUmFuZ2UiJgoKRXBvY2hSYW5nZRIMCgRmcm9tGAEgASgEEgoKAnRvGAIgASgEIqcBCg1GZW5jZVJlc3BvbnNlEiwKCGlkZW50aXR5GAEgASgLMhoudG9ydXMuc3RvcmFnZS52MS5JZGVudGl0eRIoCgZzdGF0dXMYAiABKA4yGC50b3J1cy5zdG9yYWdlLnYxLlN0YXR1cxITCgtlcG9jaF9rbm93bhgDIAEoBBIpCgR0YWlsGAQgAygLMhsudG9ydXMuc3RvcmFnZS52MS5UYWlsQmxvY2siVQoJVGFpbEJsb2NrEg0KBWluZGV4GAEgASgEEhIKCmhlYWRlcl9jcmMYAiABKAcSFAoMbGVuZ3RoX2J5dGVzGAMgASgNEg8KB3N1c3BlY3QYBCABKAgibwoRTGlzdEJsb2Nrc1JlcXVlc3QSKAoGdGFyZ2V0GAEgASgLMhgudG9ydXMuc3RvcmFnZS52MS5UYXJnZXQSDgoGY3Vyc29yGAIgASgJEhEKCXZvbHVtZV9pZBgDIAEoBBINCgVsaW1pdBgEIAEoDSKCAQoSTGlzdEJsb2Nrc1Jlc3BvbnNlEiwKCGlkZW50aXR5GAEgASgLMhoudG9ydXMuc3RvcmFnZS52MS5JZGVudGl0eRIuCgZibG9ja3MYAiADKAsyHi50b3J1cy5zdG9yYWdlLnYxLkJsb2NrTGlzdGluZxIOCgZjdXJzb3IYAyABKAkiVgoMQmxvY2tMaXN0aW5nEgsKA3JlZhgBIAEoDBIUCgxsZW5ndGhfYnl0ZXMYAiABKA0SEgoKaGVhZGVyX2NyYxgDIAEoBxIPCgdzdXNwZWN0GAQgASgIImQKFENvbmZpcm1CbG9ja3NSZXF1ZXN0EigKBnRhcmdldBgBIAEoCzIYLnRvcnVzLnN0b3JhZ2UudjEuVGFyZ2V0EgwKBHJlZnMYAiADKAwSFAoMcmluZ192ZXJzaW9uGAMgASgEIocBChVDb25maXJtQmxvY2tzUmVzcG9uc2USLAoIaWRlbnRpdHkYASABKAsyGi50b3J1cy5zdG9yYWdlLnYxLklkZW50aXR5EhQKDHJpbmdfdmVyc2lvbhgCIAEoBBIqCghzdGF0dXNlcxgDIAMoDjIYLnRvcnVzLnN0b3JhZ2UudjEuU3RhdHVzIkAKFEdldFN0YXRpc3RpY3NSZXF1ZXN0EigKBnRhcmdldBgBIAEoCzIYLnRvcnVzLnN0b3JhZ2UudjEuVGFyZ2V0IrMBChVHZXRTdGF0aXN0aWNzUmVzcG9uc2USLAoIaWRlbnRpdHkYASABKAsyGi50b3J1cy5zdG9yYWdlLnYxLklkZW50aXR5EhYKDmNhcGFjaXR5X2J5dGVzGAIgASgEEhIKCnVzZWRfYnl0ZXMYAyABKAQSEwoLYmxvY2tfY291bnQYBCABKAQSFQoNc3VzcGVjdF9jb3VudBgFIAEoBBIUCgxyaW5nX3ZlcnNpb24YBiABKAQqlAIKBlN0YXR1cxIWChJTVEFUVVNfVU5TUEVDSUZJRUQQABINCglTVEFUVVNfT0sQARIUChBTVEFUVVNfTk9UX0ZPVU5EEAISEQoNU1RBVFVTX0ZFTkNFRBADEhcKE1NUQVRVU19PVVRfT0ZfU1BBQ0UQBBITCg9TVEFUVVNfQ09ORkxJQ1QQBRISCg5TVEFUVVNfQ09SUlVQVBAGEhgKFFNUQVRVU19XUk9OR19DTFVTVEVSEAcSFgoSU1RBVFVTX0JBRF9SRVFVRVNUEAgSFgoSU1RBVFVTX1VOQVZBSUxBQkxFEAkSGwoXU1RBVFVTX1NUT1JFRF9MT1dfU1BBQ0UQCxIRCg1TVEFUVVNfREVOSUVEEAwypgQKDlN0b3JhZ2VTZXJ2aWNlElQKCVB1dEJsb2NrcxIiLnRvcnVzLnN0b3JhZ2UudjEuUHV0QmxvY2tzUmVxdWVzdBojLnRvcnVzLnN0b3JhZ2UudjEuUHV0QmxvY2tzUmVzcG9uc2USVwoKUmVhZEJsb2NrcxIjLnRvcnVzLnN0b3JhZ2UudjEuUmVhZEJsb2Nrc1JlcXVlc3QaJC50b3J1cy5zdG9yYWdlLnYxLlJlYWRCbG9ja3NSZXNwb25zZRJICgVGZW5jZRIeLnRvcnVzLnN0b3JhZ2UudjEuRmVuY2VSZXF1ZXN0Gh8udG9ydXMuc3RvcmFnZS52MS5GZW5jZVJlc3BvbnNlElcKCkxpc3RCbG9ja3MSIy50b3J1cy5zdG9yYWdlLnYxLkxpc3RCbG9ja3NSZXF1ZXN0GiQudG9ydXMuc3RvcmFnZS52MS5MaXN0QmxvY2tzUmVzcG9uc2USYAoNQ29uZmlybUJsb2NrcxImLnRvcnVzLnN0b3JhZ2UudjEuQ29uZmlybUJsb2Nrc1JlcXVlc3QaJy50b3J1cy5zdG9yYWdlLnYxLkNvbmZpcm1CbG9ja3NSZXNwb25zZRJgCg1HZXRTdGF0aXN0aWNzEiYudG9ydXMuc3RvcmFnZS52MS5HZXRTdGF0aXN0aWNzUmVxdWVzdBonLnRvcnVzLnN0b3JhZ2UudjEuR2V0U3RhdGlzdGljc1Jlc3BvbnNlYgZwcm90bzM");
 
 /**
  * Whom the request is meant for.
@@ -281,6 +281,13 @@ export type FenceRequest = Message<"torus.storage.v1.FenceRequest"> & {
    * @generated from field: uint64 tail_after_index = 5;
    */
   tailAfterIndex: bigint;
+
+  /**
+   * Absent: nothing is refused because of a writer that the metadata does not know of.
+   *
+   * @generated from field: torus.storage.v1.MintedEpochs minted = 6;
+   */
+  minted?: MintedEpochs | undefined;
 };
 
 /**
@@ -289,6 +296,52 @@ export type FenceRequest = Message<"torus.storage.v1.FenceRequest"> & {
  */
 export const FenceRequestSchema: GenMessage<FenceRequest> = /*@__PURE__*/
   messageDesc(file_storage, 9);
+
+/**
+ * Every epoch of the volume above complete_above that the metadata minted lies in a range.
+ *
+ * @generated from message torus.storage.v1.MintedEpochs
+ */
+export type MintedEpochs = Message<"torus.storage.v1.MintedEpochs"> & {
+  /**
+   * @generated from field: uint64 complete_above = 1;
+   */
+  completeAbove: bigint;
+
+  /**
+   * @generated from field: repeated torus.storage.v1.EpochRange ranges = 2;
+   */
+  ranges: EpochRange[];
+};
+
+/**
+ * Describes the message torus.storage.v1.MintedEpochs.
+ * Use `create(MintedEpochsSchema)` to create a new message.
+ */
+export const MintedEpochsSchema: GenMessage<MintedEpochs> = /*@__PURE__*/
+  messageDesc(file_storage, 10);
+
+/**
+ * @generated from message torus.storage.v1.EpochRange
+ */
+export type EpochRange = Message<"torus.storage.v1.EpochRange"> & {
+  /**
+   * @generated from field: uint64 from = 1;
+   */
+  from: bigint;
+
+  /**
+   * @generated from field: uint64 to = 2;
+   */
+  to: bigint;
+};
+
+/**
+ * Describes the message torus.storage.v1.EpochRange.
+ * Use `create(EpochRangeSchema)` to create a new message.
+ */
+export const EpochRangeSchema: GenMessage<EpochRange> = /*@__PURE__*/
+  messageDesc(file_storage, 11);
 
 /**
  * @generated from message torus.storage.v1.FenceResponse
@@ -320,7 +373,7 @@ export type FenceResponse = Message<"torus.storage.v1.FenceResponse"> & {
  * Use `create(FenceResponseSchema)` to create a new message.
  */
 export const FenceResponseSchema: GenMessage<FenceResponse> = /*@__PURE__*/
-  messageDesc(file_storage, 10);
+  messageDesc(file_storage, 12);
 
 /**
  * @generated from message torus.storage.v1.TailBlock
@@ -352,7 +405,7 @@ export type TailBlock = Message<"torus.storage.v1.TailBlock"> & {
  * Use `create(TailBlockSchema)` to create a new message.
  */
 export const TailBlockSchema: GenMessage<TailBlock> = /*@__PURE__*/
-  messageDesc(file_storage, 11);
+  messageDesc(file_storage, 13);
 
 /**
  * @generated from message torus.storage.v1.ListBlocksRequest
@@ -388,7 +441,7 @@ export type ListBlocksRequest = Message<"torus.storage.v1.ListBlocksRequest"> & 
  * Use `create(ListBlocksRequestSchema)` to create a new message.
  */
 export const ListBlocksRequestSchema: GenMessage<ListBlocksRequest> = /*@__PURE__*/
-  messageDesc(file_storage, 12);
+  messageDesc(file_storage, 14);
 
 /**
  * @generated from message torus.storage.v1.ListBlocksResponse
@@ -417,7 +470,7 @@ export type ListBlocksResponse = Message<"torus.storage.v1.ListBlocksResponse"> 
  * Use `create(ListBlocksResponseSchema)` to create a new message.
  */
 export const ListBlocksResponseSchema: GenMessage<ListBlocksResponse> = /*@__PURE__*/
-  messageDesc(file_storage, 13);
+  messageDesc(file_storage, 15);
 
 /**
  * @generated from message torus.storage.v1.BlockListing
@@ -449,7 +502,7 @@ export type BlockListing = Message<"torus.storage.v1.BlockListing"> & {
  * Use `create(BlockListingSchema)` to create a new message.
  */
 export const BlockListingSchema: GenMessage<BlockListing> = /*@__PURE__*/
-  messageDesc(file_storage, 14);
+  messageDesc(file_storage, 16);
 
 /**
  * @generated from message torus.storage.v1.ConfirmBlocksRequest
@@ -478,7 +531,7 @@ export type ConfirmBlocksRequest = Message<"torus.storage.v1.ConfirmBlocksReques
  * Use `create(ConfirmBlocksRequestSchema)` to create a new message.
  */
 export const ConfirmBlocksRequestSchema: GenMessage<ConfirmBlocksRequest> = /*@__PURE__*/
-  messageDesc(file_storage, 15);
+  messageDesc(file_storage, 17);
 
 /**
  * @generated from message torus.storage.v1.ConfirmBlocksResponse
@@ -505,7 +558,7 @@ export type ConfirmBlocksResponse = Message<"torus.storage.v1.ConfirmBlocksRespo
  * Use `create(ConfirmBlocksResponseSchema)` to create a new message.
  */
 export const ConfirmBlocksResponseSchema: GenMessage<ConfirmBlocksResponse> = /*@__PURE__*/
-  messageDesc(file_storage, 16);
+  messageDesc(file_storage, 18);
 
 /**
  * @generated from message torus.storage.v1.GetStatisticsRequest
@@ -522,7 +575,7 @@ export type GetStatisticsRequest = Message<"torus.storage.v1.GetStatisticsReques
  * Use `create(GetStatisticsRequestSchema)` to create a new message.
  */
 export const GetStatisticsRequestSchema: GenMessage<GetStatisticsRequest> = /*@__PURE__*/
-  messageDesc(file_storage, 17);
+  messageDesc(file_storage, 19);
 
 /**
  * @generated from message torus.storage.v1.GetStatisticsResponse
@@ -564,7 +617,7 @@ export type GetStatisticsResponse = Message<"torus.storage.v1.GetStatisticsRespo
  * Use `create(GetStatisticsResponseSchema)` to create a new message.
  */
 export const GetStatisticsResponseSchema: GenMessage<GetStatisticsResponse> = /*@__PURE__*/
-  messageDesc(file_storage, 18);
+  messageDesc(file_storage, 20);
 
 /**
  * @generated from enum torus.storage.v1.Status

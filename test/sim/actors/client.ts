@@ -106,7 +106,8 @@ export class SimClient {
   };
   private readonly random: Prng;
   private life = 0;
-  private tailUncertain = false;
+  /** Why the last open was refused. */
+  refusal: string | undefined;
   private working = false;
 
   constructor(
@@ -266,7 +267,7 @@ export class SimClient {
   private async openVolume(life: Life, session: MetaVolumeSession): Promise<Volume | undefined> {
     const { process, registry } = life;
     const { network, volumeOptions, scanOnly } = this.machine;
-    const acceptLoss = scanOnly === true && this.tailUncertain;
+    const acceptLoss = scanOnly === true && this.refusal === "tail-uncertain";
     const cache = new ReadCache(heapBuffer, CACHE_BYTES);
     try {
       return await openVolume(
@@ -291,7 +292,7 @@ export class SimClient {
       this.counts.opensFailed += 1;
       if (!(error instanceof TorusError)) throw error;
       process.log(`cannot open: ${error.message}`);
-      this.tailUncertain = error.code === "tail-uncertain";
+      this.refusal = error.code;
       return undefined;
     }
   }

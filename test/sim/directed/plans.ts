@@ -40,6 +40,20 @@ async function tailApartFromMap(scene: Scene): Promise<{ struck: SimPeer; away: 
   throw new Error("all blocks are where the map is");
 }
 
+/** The metadata are put back to a backup of before the last session; at the end to their newest copy. */
+async function backUpAndPutBack(scene: Scene): Promise<void> {
+  const { writer, heir } = scene;
+  await writer.close(await writing(scene));
+  const backup = await scene.volumeRecords();
+  await writer.close(await writing(scene));
+  const newest = await scene.volumeRecords();
+  await scene.putVolumeRecords(backup);
+  await scene.beRefused(heir, "metadata-rolled-back");
+  heir.crash();
+  await scene.whenUnlocked();
+  await scene.putVolumeRecords(newest);
+}
+
 export const PLANS: readonly Plan[] = [
   {
     // R1: one copy is not two.
@@ -438,14 +452,12 @@ export const PLANS: readonly Plan[] = [
     name: "metadata from a backup, and an epoch minted twice",
     async run(scene) {
       for (const { process } of scene.clients) process.wallSkewMs = CLOCK_BEFORE_1970_MS;
-      const backup = await scene.volumeRecords();
-      await scene.writer.close(await writing(scene));
-      const newest = await scene.volumeRecords();
-      await scene.putVolumeRecords(backup);
-      await (await scene.heir.open())?.work.scan();
-      scene.heir.crash();
-      await scene.whenUnlocked();
-      await scene.putVolumeRecords(newest);
+      await backUpAndPutBack(scene);
     },
+  },
+  {
+    // R3c: with clocks that go on, the next epoch is newer than all that were forgotten.
+    name: "metadata from a backup, with clocks that go on",
+    run: backUpAndPutBack,
   },
 ];

@@ -83,6 +83,16 @@ export class Scene {
     }
   }
 
+  /** Tries to open the volume again and again, which must be refused; the checkers see what is found if it is not. */
+  async beRefused(client: SimClient, code: string): Promise<void> {
+    for (let tries = 0; tries < 3; tries += 1) {
+      await this.whenUnlocked();
+      const open = await client.open();
+      if (open !== undefined) return open.work.scan();
+      if (client.refusal !== code) throw new Error(`${client.name} was refused with ${client.refusal}`);
+    }
+  }
+
   /** Begins something whose answer may never come. What a checker says of it ends the run. */
   begin(work: Promise<unknown>): void {
     work.catch((error: unknown) =>

@@ -142,6 +142,27 @@ export const MUTANTS: readonly Mutant[] = [
     file: "src/engine/peer/peer-service.ts",
     find: "    if (known > epoch || heldMax === epoch)",
     replace: "    if (known > epoch)",
+    also: {
+      file: "src/engine/peer/peer-service.ts",
+      find: "  if (heldData > headEpoch) return heldData;\n",
+      replace: "",
+    },
+  },
+  {
+    name: "grant a fence where there are data newer than the head",
+    rule: "R3c",
+    plan: "metadata from a backup, and an epoch minted twice",
+    file: "src/engine/peer/peer-service.ts",
+    find: "  if (heldData > headEpoch) return heldData;\n",
+    replace: "",
+  },
+  {
+    name: "grant a fence after a writer that the metadata do not know",
+    rule: "R3c",
+    plan: "metadata from a backup, with clocks that go on",
+    file: "src/engine/peer/peer-service.ts",
+    find: "  if (minted === undefined) return undefined;",
+    replace: "  if (minted === undefined || headEpoch > 0) return undefined;",
   },
   {
     name: "replay past a gap",
@@ -281,8 +302,8 @@ export const MUTANTS: readonly Mutant[] = [
     name: "mint epochs by the wall clock alone",
     rule: "R12",
     file: "src/meta/records/epochs.ts",
-    find: "Math.max(previous + 1, wallMs <= WALL_MS_MAX ? wallMs : 0)",
-    replace: "Math.max(1, wallMs <= WALL_MS_MAX ? wallMs : previous + 1)",
+    find: "Math.max(previous.epoch + 1, wallMs <= WALL_MS_MAX ? wallMs : 0)",
+    replace: "Math.max(1, wallMs <= WALL_MS_MAX ? wallMs : previous.epoch + 1)",
   },
   {
     name: "use one index for data and INode blocks",

@@ -6,6 +6,7 @@ import { isMetaError, type KeyValue } from "../../../src/meta";
 import {
   decodeCounter,
   decodeEpoch,
+  encodeEpoch,
   decodeHead,
   decodeLock,
   decodeName,
@@ -92,6 +93,27 @@ describe("record decoders", () => {
     );
     const wide: Head = { ...headOf(1, 1), log: { ...headOf(1, 1).log, width: 2 } };
     expect(() => decodeHead(entryOf(encodeHead(wide, "c")))).toThrow("width");
+  });
+
+  test("epochs come back as they were put, and an older record knows only its own", () => {
+    const epochs = {
+      epoch: 9,
+      completeAbove: 3,
+      minted: [
+        { from: 4, to: 6 },
+        { from: 9, to: 9 },
+      ],
+    };
+    expect(decodeEpoch(entryOf(encodeEpoch(epochs)))).toEqual(epochs);
+    expect(decodeEpoch(entryOf('{"format":1,"epoch":9}'))).toEqual({
+      epoch: 9,
+      completeAbove: 9,
+      minted: [],
+    });
+    for (const minted of ["[4]", "[6,4]", "[0,1]"])
+      expect(() =>
+        decodeEpoch(entryOf(`{"format":1,"epoch":9,"completeAbove":3,"minted":${minted}}`)),
+      ).toThrow("minted");
   });
 
   test("heads and rings come back as they were put", () => {

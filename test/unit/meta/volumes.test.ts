@@ -4,6 +4,7 @@ import { asEpoch, asVolumeId } from "../../../src/base";
 import type { Head } from "../../../src/engine/head";
 import type { VolumeRequest } from "../../../src/engine/ports";
 import { MetaRegistry } from "../../../src/meta";
+import { decodeEpoch } from "../../../src/meta/records/codec";
 import { FaultyStore, NO_FAULTS } from "../../support/faulty-store";
 import { SeededRandom } from "../../support/virtual-time";
 import { headOf, LEASE_TIMES, makeWorld, MIB, type World } from "./support";
@@ -185,6 +186,73 @@ describe("openVolume", () => {
     const second = await open();
     expect(second.grant.epoch).toBeGreaterThan(first.grant.epoch);
     expect(second.grant.headRevision).toBe(first.grant.headRevision);
+  });
+
+  test("tells of every epoch minted since the head's, and forgets them with the next checkpoint's", async () => {
+    await create();
+    const failed = async () => {
+      const session = await open();
+      await world.run(session.abandon());
+      return session.grant.epoch;
+    };
+    const rangeOf = (epoch: number) => ({ from: epoch, to: epoch });
+    const [first, second] = [await failed(), await failed()];
+    const third = await open();
+    expect(third.grant.minted).toMatchObject({
+      completeAbove: 0,
+      minted: [first, second, third.grant.epoch].map(rangeOf),
+    });
+    await world.run(third.commitHead(third.grant.headRevision, headOf(third.grant.epoch, 1)));
+    await world.run(third.abandon());
+    const fourth = await open();
+    expect(fourth.grant.minted).toMatchObject({
+      completeAbove: third.grant.epoch,
+      minted: [rangeOf(fourth.grant.epoch)],
+    });
+    // Taken by force: nobody opens under the epoch that this mints, and it is kept like the others.
+    await world.run(world.volumes.forceUnlock("db"));
+    const unlocked = (await world.run(world.volumes.info("db"))).epoch;
+    const fifth = await open();
+    expect(fifth.grant.minted.minted).toEqual([fourth.grant.epoch, unlocked, fifth.grant.epoch].map(rangeOf));
+  });
+
+  test("an epoch whose answer was lost is minted all the same", async () => {
+    await create();
+    const epochs: number[] = [];
+    world.store.watch("torus/volumes/0000000000001/epoch", {
+      onSnapshot: () => {},
+      onEvents: (events) => {
+        for (const event of events) if (event.kind === "put") epochs.push(decodeEpoch(event.entry).epoch);
+      },
+    });
+    const lossy = new FaultyStore(world.store, world.time, new SeededRandom(5), NO_FAULTS);
+    const registry = await world.run(
+      MetaRegistry.start({ ...world.context, store: lossy }, { leaseTimes: LEASE_TIMES }),
+    );
+    for (let time = 0; time < 8; time += 1) {
+      lossy.rates = { ...NO_FAULTS, unanswered: 40 };
+      const session = await world.run(registry.openVolume("db", "node-b", { waitForLockMs: 90_000 }));
+      lossy.rates = NO_FAULTS;
+      await world.time.advance(1);
+      expect([session.grant.epoch]).toEqual([asEpoch(epochs.at(-1) as number)]);
+      expect(session.grant.minted.minted.map(({ to }) => to)).toEqual(epochs);
+      await world.run(session.abandon());
+    }
+    expect(lossy.counts.unanswered).toBeGreaterThan(8);
+  });
+
+  test("of very many openings that fail the oldest become one range", async () => {
+    await create();
+    const epochs: number[] = [];
+    for (let time = 0; time < 70; time += 1) {
+      const session = await open();
+      epochs.push(session.grant.epoch);
+      await world.run(session.abandon());
+    }
+    const { completeAbove, minted } = (await open()).grant.minted;
+    expect(completeAbove).toBe(0);
+    expect(minted).toHaveLength(64);
+    expect(minted[0]).toEqual({ from: epochs[0] as number, to: epochs[7] as number });
   });
 
   test("is refused while another holds the lock, and waits for it when told so", async () => {

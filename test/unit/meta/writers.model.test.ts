@@ -41,7 +41,7 @@ class Observer {
         for (const event of events) {
           if (event.kind !== "put") continue;
           if (event.entry.key === EPOCH_KEY) {
-            const epoch = decodeEpoch(event.entry);
+            const { epoch } = decodeEpoch(event.entry);
             if (epoch <= this.#epoch) this.problems.push(`epoch ${epoch} after ${this.#epoch}`);
             this.#epoch = epoch;
           }

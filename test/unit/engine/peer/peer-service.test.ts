@@ -187,6 +187,56 @@ describe("PeerService.fence", () => {
     expect(await loop.settle(service.fence(fenceRequest(1, 8)))).toMatchObject({ status: StorageStatus.ok });
   });
 
+  test("one that was fenced for an epoch never minted refuses as often as it is asked, and does not raise its fence", async () => {
+    const { loop, store, service } = await makeBench();
+    await loop.settle(service.fence(fenceRequest(1, 100)));
+    const minted = (...epochs: number[]) => ({
+      completeAbove: 40,
+      minted: epochs.map((epoch) => ({ from: epoch, to: epoch })),
+    });
+    for (const epoch of [200, 201, 202])
+      expect(
+        await loop.settle(
+          service.fence({ ...fenceRequest(1, epoch, 50, 3), minted: minted(60, epoch - 1, epoch) }),
+        ),
+      ).toMatchObject({ status: StorageStatus.fenced, epochKnown: 100, tail: [] });
+    expect(store.fenceEpoch(asVolumeId(1))).toBe(100);
+    // Not told, or the head's or an older one, or minted: nothing is wrong.
+    const granted = { status: StorageStatus.ok };
+    expect(await loop.settle(service.fence(fenceRequest(1, 203)))).toMatchObject({
+      ...granted,
+      epochKnown: 203,
+    });
+    for (const [epoch, headEpoch, known] of [
+      [204, 203, minted(204)],
+      [205, 50, { completeAbove: 204, minted: [] }],
+      [206, 50, { completeAbove: 40, minted: [{ from: 60, to: 210 }] }],
+      [206, 50, minted(205, 206)],
+    ] as const)
+      expect(
+        await loop.settle(service.fence({ ...fenceRequest(1, epoch, headEpoch), minted: known })),
+      ).toMatchObject({ ...granted, epochKnown: epoch });
+  });
+
+  test("map blocks of an epoch never minted are a writer's, and data newer than the head's always are", async () => {
+    const { loop, service, put } = await makeBench();
+    put(inodeBlock(inodeRef(1, 7, 1), 100));
+    const ask = (volumeId: number, epoch: number, headEpoch: number, ...minted: number[]) =>
+      loop.settle(
+        service.fence({
+          ...fenceRequest(volumeId, epoch, headEpoch),
+          minted: { completeAbove: 0, minted: minted.map((each) => ({ from: each, to: each })) },
+        }),
+      );
+    expect(await ask(1, 9, 5, 6, 9)).toMatchObject({ status: StorageStatus.fenced, epochKnown: 7 });
+    // An opener that got that far and no further.
+    expect(await ask(1, 9, 5, 7, 9)).toMatchObject({ status: StorageStatus.ok });
+    put(dataBlock(dataRef(2, 7, 1), 1));
+    // Minted a second time, by an opener that was refused.
+    expect(await ask(2, 9, 5, 7, 9)).toMatchObject({ status: StorageStatus.fenced, epochKnown: 7 });
+    expect(await ask(2, 9, 7, 9)).toMatchObject({ status: StorageStatus.ok });
+  });
+
   test("of two fences at once only the higher is granted", async () => {
     const { loop, service } = await makeBench();
     const [lower, higher] = await loop.settle(

@@ -91,7 +91,7 @@ test("BlockIndex keeps an unlinked row until it is freed, and finds two rows of 
   index.free(first);
   expect(index.refOf(second)).toEqual(each);
   index.free(second);
-  expect(index.epochMax(1)).toBe(0);
+  expect(index.epochMax(each.kind, 1)).toBe(0);
 });
 
 test("BlockIndex takes less than 64 bytes a block", () => {

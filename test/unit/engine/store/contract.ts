@@ -211,8 +211,9 @@ export function storeContract(name: string, make: MakeStore): void {
         expect(tail[1]?.headerCrc).toBe(blocks[0]?.headerCrc);
         expect(tail[1]?.lengthBytes).toBe(blocks[0]?.lengthBytes);
         expect(tail.every(({ suspect }) => !suspect)).toBe(true);
-        expect(store.heldEpochMax(asVolumeId(7))).toBe(4);
-        expect(store.heldEpochMax(asVolumeId(8))).toBe(0);
+        expect(store.heldEpochMax(BlockKind.data, asVolumeId(7))).toBe(4);
+        expect(store.heldEpochMax(BlockKind.inode, asVolumeId(7))).toBe(3);
+        expect(store.heldEpochMax(BlockKind.data, asVolumeId(8))).toBe(0);
       }));
   });
 

@@ -117,6 +117,14 @@ describe("planAdoption", () => {
     );
   });
 
+  test("a peer that has seen a writer of which the metadata do not know stops the open, and names its epoch", () => {
+    const replies = [reply(1, []), reply(2, [], { status: StorageStatus.fenced, epochKnown: 5 })];
+    expect(refusal(head([1, 2], 1), replies)).toBe("metadata-rolled-back");
+    expect(() => plan(head([1, 2], 1), replies)).toThrow(
+      "has seen a writer of epoch 5, which the metadata does not know of",
+    );
+  });
+
   test("accepting loss goes on with whoever answers and names whom it gave up", () => {
     const state = head([1, 2, 3], 2);
     const found = plan(state, [reply(3, [block(11)])], true);

@@ -155,7 +155,14 @@ describe("ConnectTransport", () => {
     });
   });
 
-  test("a fence arrives after the puts before it", async () => {
+  test("a fence arrives after the puts before it, with the epochs minted", async () => {
+    const minted = {
+      completeAbove: 3,
+      minted: [
+        { from: 4, to: 6 },
+        { from: 9, to: 9 },
+      ],
+    };
     await withPeer(async (transport, served, loop) => {
       const { promise, resolve } = Promise.withResolvers<void>();
       served.gate = promise;
@@ -166,12 +173,14 @@ describe("ConnectTransport", () => {
         epoch: asEpoch(9),
         tailEpoch: 7,
         tailAfterIndex: 1,
+        minted,
       });
       await until(loop, "the puts arrived", () => served.calls.length > 0);
       await loopTurns(loop, 20);
       expect(served.calls).not.toContain("Fence");
       resolve();
       const reply = await fence;
+      expect(served.service.fenceRequests.at(-1)?.minted).toEqual(minted);
       expect(early.map((put) => put.statuses)).toEqual([[ok], [ok], [ok]]);
       expect(reply).toMatchObject({ ...testIdentity(1), status: ok, epochKnown: 9 });
       expect(reply.tail.map((block) => block.index)).toEqual([2, 3]);
