@@ -18,7 +18,7 @@ import { Scene, torusBinary } from "../e2e/harness";
 import { type BenchCase, selectCases } from "./cases";
 import { type Measurement, measure, measureKill, prefill } from "./measure";
 import { type BenchRun, readCommitted, record, renderTable } from "./report";
-import { startTarget, TARGET_IDS, type Target, type TargetId } from "./targets";
+import { startTarget, TARGET_IDS, type Target, type TargetId, touchMemory } from "./targets";
 
 const repository = join(import.meta.dir, "../..");
 const TMPFS = "/dev/shm";
@@ -60,6 +60,7 @@ async function runGroup(plan: Plan, sizeGib: number, cases: readonly BenchCase[]
     for (const id of plan.targetIds) {
       targets.push(await startTarget(scene, id, { sizeGib, socket: plan.socket }));
       await prefill(scene, targets.at(-1)!, sizeGib);
+      if (plan.folder === TMPFS) touchMemory(targets.at(-1)!.untouchedFiles?.() ?? []);
       plan.log(`${id} is up, first ${sizeGib} GiB written`);
     }
     for (let round = 1; round <= plan.rounds; round++)

@@ -5,7 +5,7 @@ import type { Target } from "./targets";
 
 const REST_MS = 1_000;
 /** Of the same load, before what is counted: a process just started has its code still to compile. */
-const WARM_UP_SECONDS = 3;
+const WARM_UP_SECONDS = 6;
 const KILL_RUN_SECONDS = 20;
 const KILL_AFTER_MS = 5_000;
 

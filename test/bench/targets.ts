@@ -3,7 +3,8 @@
  * reference of every ratio), nbdkit in memory, one torus daemon exporting its volume, and three daemons with a
  * real etcd, replication 2 and a client process of their own.
  */
-import { truncateSync, writeFileSync } from "node:fs";
+import { readdirSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { Cluster, freePort, nbdinfo, type Scene, tcpUri, unixUri, waitFor } from "../e2e/harness";
 
 export interface Target {
@@ -11,6 +12,8 @@ export interface Target {
   uri(): string;
   /** Drops what the target itself has cached. */
   coolDown(): Promise<void>;
+  /** Files on tmpfs of which some memory was never used yet. */
+  readonly untouchedFiles?: () => readonly string[];
   /** Kills one storage daemon without a warning; undefined where there is none to spare. */
   readonly killOne?: () => Promise<void>;
   stop(): Promise<void>;
@@ -57,6 +60,30 @@ function poolGib(sizeGib: number, copiesPerDaemon: number): string {
   return `${Math.ceil(sizeGib * copiesPerDaemon * 1.5 + 1)}GiB`;
 }
 
+const PAGE_BYTES = 4096;
+
+/**
+ * Reads a byte of every page. A virtual machine gets memory that it never used from its host page by page, at 4 us each
+ * and up: a log that goes on to new places would be charged for that, and a plain file written beforehand not.
+ */
+export function touchMemory(files: readonly string[]): void {
+  for (const file of files) {
+    const bytes = Bun.mmap(file);
+    let sum = 0;
+    for (let at = 0; at < bytes.length; at += PAGE_BYTES) sum += bytes[at]!;
+    if (Number.isNaN(sum)) throw new Error(`${file} cannot be read`);
+  }
+}
+
+function dataFiles(cluster: Cluster): readonly string[] {
+  return cluster.daemons.flatMap(({ dataFolder }) => {
+    const folder = join(dataFolder, "blocks");
+    return readdirSync(folder)
+      .filter((name) => name.startsWith("blocks-"))
+      .map((name) => join(folder, name));
+  });
+}
+
 async function startOneDaemon(scene: Scene, options: TargetOptions): Promise<Target> {
   const socketPath = scene.path("torus-1.sock");
   const port = await freePort();
@@ -68,7 +95,13 @@ async function startOneDaemon(scene: Scene, options: TargetOptions): Promise<Tar
   await cluster.createVolume(EXPORT_NAME, `${options.sizeGib}GiB`);
   const uri = options.socket === "tcp" ? tcpUri(port, EXPORT_NAME) : unixUri(socketPath, EXPORT_NAME);
   await waitFor("torus-1 to export its volume", async () => (await nbdinfo(scene, uri))["export-size"] > 0);
-  return { id: "torus-1", uri: () => uri, coolDown: () => Promise.resolve(), stop: () => cluster.destroy() };
+  return {
+    id: "torus-1",
+    uri: () => uri,
+    coolDown: () => Promise.resolve(),
+    untouchedFiles: () => dataFiles(cluster),
+    stop: () => cluster.destroy(),
+  };
 }
 
 async function startThreeDaemons(scene: Scene, options: TargetOptions): Promise<Target> {
@@ -90,6 +123,7 @@ async function startThreeDaemons(scene: Scene, options: TargetOptions): Promise<
       await server.stop();
       await server.start();
     },
+    untouchedFiles: () => dataFiles(cluster),
     killOne: () => cluster.daemons[1]!.kill(),
     stop: async () => {
       await server.stop();
