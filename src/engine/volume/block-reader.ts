@@ -2,11 +2,19 @@
  * Reads parts of sealed blocks from the peers, checked. The order of asking is the block's permutation on the ring
  * of now (the local peer first where it should have the block, peers believed dead last), then the rest of the
  * ring, then every registered peer. A copy that fails its check is reported, and rewritten from a good one; a read
- * ends well only with bytes that match the CRCs sealed with them, and never with zeroes in their place.
+ * ends well only with bytes that match the CRCs sealed with them, and never with zeroes in their place. This check is
+ * the only one of a read: peers send what their disk holds, and look themselves once a reader has found it bad.
  *
  * Requests are pooled objects that are handed to the transport themselves: no closure or promise per read.
  */
-import { type BlockRef, type ClusterId, heapBuffer, type NativeBuffer, type PeerId } from "../../base";
+import {
+  type BlockRef,
+  type ClusterId,
+  formatBlockRef,
+  heapBuffer,
+  type NativeBuffer,
+  type PeerId,
+} from "../../base";
 import type { Ring } from "../../ring";
 import {
   BLOCK_HEADROOM_BYTES,
@@ -95,6 +103,8 @@ export class BlockReader {
   readonly #idBytes: Uint8Array;
   readonly #pool: BlockRead[] = [];
   readonly #header = new BlockHeader();
+  /** Bad copies that a peer is looking at. */
+  readonly #reported = new Set<string>();
   #permutation = new Uint16Array(64);
   #spread = 0;
   /** The block whose seed was computed last; sequential reads stay within one. */
@@ -295,6 +305,7 @@ export class BlockReader {
       }
       this.#ports.statistics.badCopies++;
       read.badPeer = peer;
+      void this.#report(peer, read.ref);
     } else if (status === StorageStatus.corrupt) {
       this.#ports.statistics.badCopies++;
       read.badPeer = peer;
@@ -307,6 +318,21 @@ export class BlockReader {
     }
     this.#askNext(read);
   };
+
+  /** Has the peer verify its copy, so that it knows, tells and mends what is bad. Scrub finds what this misses. */
+  async #report(peer: PeerId, ref: BlockRef): Promise<void> {
+    const key = `${peer} ${formatBlockRef(ref)}`;
+    if (this.#reported.has(key)) return;
+    this.#reported.add(key);
+    const { transport, view } = this.#ports;
+    try {
+      await transport.confirm(peer, { refs: [ref], ringVersion: view.ring().spec.version });
+    } catch {
+      // It cannot be asked now.
+    } finally {
+      this.#reported.delete(key);
+    }
+  }
 
   #isGood(read: BlockRead, lengthBytes: number, check: number): boolean {
     const { destination, destinationOffset, ref } = read;

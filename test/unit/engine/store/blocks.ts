@@ -13,12 +13,14 @@ import {
   BLOCK_HEADROOM_BYTES,
   BlockBuilder,
   blockBufferBytes,
+  blockSeed,
   makeBlockSealer,
   PAGE_BYTES,
+  readCheck,
   type SealedBlock,
   sealInodeBlock,
 } from "../../../../src/engine/block";
-import type { ServicePut, ServiceRead, StorageStatus } from "../../../../src/engine/ports";
+import { type ServicePut, type ServiceRead, StorageStatus } from "../../../../src/engine/ports";
 
 export const CLUSTER = "11111111-2222-3333-4444-555555555555" as ClusterId;
 export const sealer = makeBlockSealer(CLUSTER);
@@ -85,7 +87,11 @@ export interface ReadAnswer {
   readonly check: number;
 }
 
-/** Reads and copies; gives what was lent back at once. */
+function checkOf(ref: BlockRef, firstSlot: number, bytes: Uint8Array): number {
+  return readCheck(blockSeed(sealer.seed, ref), firstSlot, bytes, 0, bytes.length);
+}
+
+/** Reads, copies and checks as a reader does: bytes that fail are corrupt. Gives what was lent back at once. */
 export function read(from: TakesReads, ref: BlockRef, firstSlot: number, slotCount: number): ReadAnswer {
   let answer: ReadAnswer | undefined;
   from.read({
@@ -95,7 +101,8 @@ export function read(from: TakesReads, ref: BlockRef, firstSlot: number, slotCou
     done: (status, source, offset, lengthBytes, check, release) => {
       const bytes =
         source === undefined ? new Uint8Array(0) : source.bytes.slice(offset, offset + lengthBytes);
-      answer = { status, bytes, check };
+      const isBad = status === StorageStatus.ok && slotCount > 0 && check !== checkOf(ref, firstSlot, bytes);
+      answer = { status: isBad ? StorageStatus.corrupt : status, bytes, check };
       release?.();
     },
   });

@@ -134,7 +134,7 @@ function fileOffsetOf(bench: Bench, name: string, block: SealedBlock): number {
 
 for (const isMappable of [true, false])
   describe(`SegmentStore and rot, ${isMappable ? "mapped" : "copied"}`, () => {
-    test("a flipped bit in a page is found at read: corrupt, suspect in the tail, other blocks unharmed", async () => {
+    test("a flipped bit in a page fails its reader's check, and a look makes it suspect; other blocks are unharmed", async () => {
       const bench = await fresh(isMappable);
       const blocks = bench.putMany(3);
       const bad = blocks[1] as SealedBlock;
@@ -144,6 +144,8 @@ for (const isMappable of [true, false])
       );
       expect(read(bench.store, bad.ref, 0, 1).status).toBe(StorageStatus.ok);
       expect(read(bench.store, bad.ref, 1, 1).status).toBe(StorageStatus.corrupt);
+      expect(bench.store.statistics().suspectCount).toBe(0);
+      expect(bench.store.verify(bad.ref)).toBe(StorageStatus.corrupt);
       expect(read(bench.store, bad.ref, 0, 1).status).toBe(StorageStatus.corrupt);
       bench.loop.run();
       const tail = bench.store.tail(BlockKind.data, asVolumeId(1), 1, 0);

@@ -168,6 +168,8 @@ class TestTransport implements PeerTransport {
   closed = false;
   bytesPut = 0;
   readCount = 0;
+  /** The peers that were asked to look at copies, in order. */
+  readonly confirmedBy: PeerId[] = [];
 
   constructor(private readonly cluster: TestCluster) {}
 
@@ -223,6 +225,7 @@ class TestTransport implements PeerTransport {
     peerId: PeerId,
     request: Parameters<PeerTransport["confirm"]>[1],
   ): ReturnType<PeerTransport["confirm"]> {
+    this.confirmedBy.push(peerId);
     return this.#ask(peerId, (peer) => peer.service.confirm(request));
   }
 

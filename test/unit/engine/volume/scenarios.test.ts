@@ -421,6 +421,8 @@ describe("bad copies", () => {
     const [first, second] = cluster.peers as [(typeof cluster.peers)[0], (typeof cluster.peers)[0]];
     expect(first.rot((name) => name.startsWith("data"))).toBeGreaterThan(0);
     expect(await cluster.run(read(opened, 0, 40_960))).toEqual(filled(40_960, 5));
+    // The peer is told, once for all the pages of the block.
+    expect(client.transport.confirmedBy).toEqual([first.peerId]);
     second.rot((name) => name.startsWith("data"));
     await expect(cluster.run(read(opened, 36_864, 4096))).rejects.toThrow("ended with 1");
     expect(opened.statistics.badCopies).toBeGreaterThan(0);
