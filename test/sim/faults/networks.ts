@@ -107,6 +107,22 @@ export function networkFaults(tools: FaultTools): Kind[] {
       },
     },
     {
+      name: "metadata restarts",
+      inject(struck) {
+        const end = (): void => {
+          if (!metadata.goDown()) return;
+          struck();
+          log("the metadata service ends");
+          later(durationMs(), () => {
+            metadata.comeBack(random.chance(0.5));
+            log("the metadata service is there again");
+          });
+        };
+        if (random.chance(0.5)) metadata.onNextChange = end;
+        else end();
+      },
+    },
+    {
       name: "metadata compacted",
       inject(struck) {
         struck();

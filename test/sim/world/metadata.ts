@@ -3,6 +3,10 @@
  * that is slow, loses requests and answers, stalls behind a partition and delivers watches late or with gaps. What
  * a caller may conclude is kept exact: a request that surely never arrived is "unreachable", anything else that
  * went wrong with a transaction is "unknown-outcome".
+ *
+ * It may restart: every connection and watch breaks, what is under way arrives no more or stays without an answer, and
+ * until it is back nobody listens. No lease ends meanwhile, and each has its full time again from then on, as etcd and
+ * the embedded store have it.
  */
 import type { Clock } from "../../../src/base";
 import {
@@ -45,13 +49,28 @@ export class SimMetadata {
     lostReplyChance: 0,
     stopped: false,
   };
-  readonly counts = { calls: 0, lostRequests: 0, lostReplies: 0, deadlines: 0, watchGaps: 0 };
+  readonly counts = {
+    calls: 0,
+    lostRequests: 0,
+    lostReplies: 0,
+    deadlines: 0,
+    watchGaps: 0,
+    cutByRestart: 0,
+  };
+  /** Of watches that are open: what to do when their connection breaks. */
+  readonly watchers = new Set<() => void>();
   readonly inner: EmbeddedStore;
   readonly random: Prng;
 
   private readonly heldMachines = new Set<string>();
   private readonly held: { readonly machine: string; readonly arrive: () => void }[] = [];
   private readonly deafMachines = new Set<string>();
+  private readonly leases = new Set<LeaseId>();
+  /** Called when the next change arrives, just before or just after it is made. */
+  onNextChange: (() => void) | undefined;
+  private starts = 1;
+  private downSinceMs: number | undefined;
+  private downMs = 0;
 
   constructor(
     readonly world: World,
@@ -59,14 +78,51 @@ export class SimMetadata {
   ) {
     this.random = world.random.fork("metadata");
     const clock: Clock = {
-      nowMs: () => world.nowMs + 5_000_000,
+      // For leases no time passes while it is down.
+      nowMs: () => (this.downSinceMs ?? world.nowMs) - this.downMs + 5_000_000,
       wallMs: () => 1_704_067_200_000 + world.nowMs,
       schedule: (delayMs, callback) => world.schedule(delayMs, undefined, callback),
     };
     this.inner = openMemoryStore(clock, this.random.fork("store"));
   }
 
+  /** Which process of it answers now: a connection belongs to one. */
+  get life(): number {
+    return this.starts;
+  }
+
+  get isDown(): boolean {
+    return this.downSinceMs !== undefined;
+  }
+
+  /** It ends; false when it has ended already. */
+  goDown(): boolean {
+    if (this.isDown) return false;
+    this.starts += 1;
+    this.downSinceMs = this.world.nowMs;
+    for (const breakConnection of this.watchers) breakConnection();
+    return true;
+  }
+
+  /** It is there again; `forgetful`: watches cannot go on where they stood. */
+  comeBack(forgetful: boolean): void {
+    if (this.downSinceMs === undefined) return;
+    this.downMs += this.world.nowMs - this.downSinceMs;
+    this.downSinceMs = undefined;
+    if (forgetful) this.inner.compact();
+    // One that has ended meanwhile is forgotten here, too.
+    for (const lease of this.leases) this.inner.keepLeaseAlive(lease).catch(() => this.leases.delete(lease));
+  }
+
+  async grantLease(ttlMs: number): Promise<LeaseId> {
+    const lease = await this.inner.grantLease(ttlMs);
+    this.leases.add(lease);
+    return lease;
+  }
+
   healAll(): void {
+    this.comeBack(false);
+    this.onNextChange = undefined;
     this.deafMachines.clear();
     Object.assign(this.weather, { latencyMs: 1, lostRequestChance: 0, lostReplyChance: 0, stopped: false });
   }
@@ -132,7 +188,7 @@ class SimMetadataClient implements KeyValueStore {
   }
 
   grantLease(ttlMs: number, options?: CallOptions): Promise<LeaseId> {
-    return this.call("grant", options, () => this.metadata.inner.grantLease(ttlMs));
+    return this.call("grant", options, () => this.metadata.grantLease(ttlMs));
   }
 
   keepLeaseAlive(lease: LeaseId, options?: CallOptions): Promise<void> {
@@ -172,6 +228,7 @@ class SimMetadataClient implements KeyValueStore {
     const { metadata, process } = this;
     const { world, network, weather, random, counts } = metadata;
     counts.calls += 1;
+    const { life } = metadata;
     return new Promise<T>((resolve, reject) => {
       let over = false;
       const end = (finish: () => void): void => {
@@ -201,10 +258,22 @@ class SimMetadataClient implements KeyValueStore {
         }
         // A stopped or cut-off service keeps the caller waiting until the deadline.
         if (weather.stopped || network.isBlocked(process.name, METADATA)) return;
+        // Nobody listens; or the connection that it came by is one of a process that has ended.
+        const isCut = (): boolean => {
+          const sent = metadata.life !== life;
+          if (!sent && !metadata.isDown) return false;
+          if (sent) counts.cutByRestart += 1;
+          world.schedule(travelMs(), process, () => fail(sent, sent ? "connection reset" : "refused"));
+          return true;
+        };
+        if (isCut()) return;
         const answer = (finish: () => void): void => {
           world.schedule(travelMs(), process, () => {
             if (network.isBlocked(METADATA, process.name)) return;
-            if (random.chance(weather.lostReplyChance)) {
+            if (metadata.life !== life) {
+              counts.cutByRestart += 1;
+              fail(true, "connection reset");
+            } else if (random.chance(weather.lostReplyChance)) {
               counts.lostReplies += 1;
               fail(true, "connection lost");
             } else end(finish);
@@ -216,6 +285,14 @@ class SimMetadataClient implements KeyValueStore {
             (error: unknown) => answer(() => reject(error)),
           );
         };
+        const strike = changes ? metadata.onNextChange : undefined;
+        if (strike !== undefined) {
+          metadata.onNextChange = undefined;
+          const applied = random.chance(0.5);
+          if (applied) arrive();
+          strike();
+          if (applied || isCut()) return;
+        }
         if (!changes || !metadata.holdBack(process.name, arrive)) arrive();
       });
     });
@@ -239,13 +316,29 @@ class SimWatch {
     afterRevision: number | undefined,
   ) {
     this.position = afterRevision;
+    metadata.watchers.add(this.reset);
     this.start();
   }
 
   close(): void {
     this.closed = true;
+    this.metadata.watchers.delete(this.reset);
     this.inner?.close();
   }
+
+  /** The service is gone: nothing comes any more, and the process learns of it a little later. */
+  private readonly reset = (): void => {
+    const { metadata, process, generation } = this;
+    if (!process.alive) {
+      this.close();
+      return;
+    }
+    if (this.broken || this.inner === undefined) return;
+    this.inner.close();
+    metadata.world.schedule(0.05 + metadata.random.delayMs(1), process, () => {
+      if (!this.closed && !this.broken && generation === this.generation) this.break();
+    });
+  };
 
   private start(): void {
     const { metadata, process } = this;
@@ -253,6 +346,7 @@ class SimWatch {
     if (this.closed || !process.alive) return;
     if (
       weather.stopped ||
+      metadata.isDown ||
       metadata.isDeaf(process.name) ||
       network.isBlocked(process.name, METADATA) ||
       network.isBlocked(METADATA, process.name)
