@@ -15,6 +15,9 @@ export const REGRESSIONS: readonly { readonly seed: number; readonly what: strin
   { seed: 1777, what: "a disk was taken while an open was about to count on it" },
   { seed: 1866, what: "zeroes of a later session's trim were taken for an earlier session's" },
   { seed: 2499, what: "a registration repeated in one life was taken for a disk that was rolled back" },
+  { seed: 3823, what: "a write that was to go astray struck the only copy of a block of a later writer" },
+  { seed: 4577, what: "blocks went to one peer alone after its superblock had rotted unseen" },
+  { seed: 6407, what: "a write that was to go astray struck the only copy there is, of one" },
   {
     seed: 10105,
     what: "a ring whose only members are lost machines: they are forgotten before volumes are opened",

@@ -60,6 +60,15 @@ export interface SimulatedDiskOptions {
   readonly syncMs?: () => number;
 }
 
+/** What happens when a fault that was asked for strikes, and where a write landed then. */
+export type Struck = (name: string, offsetBytes: number) => void;
+
+interface ArmedFault {
+  readonly struck: Struck;
+  /** Asked at each operation: where the answer is no, the fault waits for the next. */
+  readonly mayStrike: () => boolean;
+}
+
 /** A copy of everything durable. */
 export type DiskImage = ReadonlyMap<string, Uint8Array>;
 
@@ -68,12 +77,9 @@ export class SimulatedDisk {
   readonly #options: SimulatedDiskOptions;
   #attached: AttachedDisk | undefined;
   #writeId = 0;
-  readonly #writeFaults = new Map<
-    DiskOperation,
-    { readonly fault: WriteFault; readonly struck: () => void }[]
-  >();
+  readonly #writeFaults = new Map<DiskOperation, (ArmedFault & { readonly fault: WriteFault })[]>();
   readonly #failingSyncs = new Map<DiskOperation, (() => void)[]>();
-  readonly #failingReads = new Map<DiskOperation, (() => void)[]>();
+  readonly #failingReads = new Map<DiskOperation, ArmedFault[]>();
   readonly #slowSyncs = new Map<DiskOperation, number>();
   #interruption: { operationsLeft: number; readonly callback: () => void } | undefined;
   /** Called before each operation of the attached process: a test crashes it at any one of them. */
@@ -102,17 +108,27 @@ export class SimulatedDisk {
   }
 
   /** The next write of this operation fails, lands elsewhere, or is silently not made. */
-  failNextWrite(operation: DiskOperation, fault: WriteFault, struck: () => void = () => undefined): void {
+  failNextWrite(
+    operation: DiskOperation,
+    fault: WriteFault,
+    struck: Struck = () => undefined,
+    mayStrike: () => boolean = () => true,
+  ): void {
     const faults = this.#writeFaults.get(operation) ?? [];
-    this.#writeFaults.set(operation, [...faults, { fault, struck }]);
+    this.#writeFaults.set(operation, [...faults, { fault, struck, mayStrike }]);
   }
 
   failNextSync(operation: DiskOperation, struck: () => void = () => undefined): void {
     this.#failingSyncs.set(operation, [...(this.#failingSyncs.get(operation) ?? []), struck]);
   }
 
-  failNextRead(operation: DiskOperation, struck: () => void = () => undefined): void {
-    this.#failingReads.set(operation, [...(this.#failingReads.get(operation) ?? []), struck]);
+  failNextRead(
+    operation: DiskOperation,
+    struck: Struck = () => undefined,
+    mayStrike: () => boolean = () => true,
+  ): void {
+    const faults = this.#failingReads.get(operation) ?? [];
+    this.#failingReads.set(operation, [...faults, { struck, mayStrike }]);
   }
 
   /** Syncs of this operation that begin from now on take so long. */
@@ -138,11 +154,9 @@ export class SimulatedDisk {
     this.#interruption = undefined;
   }
 
-  clearWriteFaults(): void {
+  /** The same, of reads and writes alone. */
+  clearArmed(): void {
     this.#writeFaults.clear();
-  }
-
-  clearReadFaults(): void {
     this.#failingReads.clear();
   }
 
@@ -245,28 +259,24 @@ export class SimulatedDisk {
     return this.#file(name).current;
   }
 
-  /** A write went astray in silence: whoever opens the store next may find it damaged. */
-  isDoubtful = false;
-
   write(name: string, operation: DiskOperation, offset: number, bytes: Uint8Array): DiskStatus {
     this.counts.writes += 1;
     this.onOperation?.(operation, false);
-    const armed = this.#writeFaults.get(operation)?.shift();
-    const fault = armed?.fault;
-    if (armed !== undefined) {
-      this.counts.faults += 1;
-      armed.struck();
-    }
-    if (fault === "no-space") return DiskStatus.noSpace;
-    if (fault === "io-error") return DiskStatus.ioError;
-    if (fault === "dropped" || fault === "misdirected") this.isDoubtful = true;
-    if (fault === "dropped") return DiskStatus.ok;
     const file = this.#file(name);
+    const armed = takeFault(this.#writeFaults.get(operation));
+    const fault = armed?.fault;
     let target = offset;
     if (fault === "misdirected") {
       const sectors = Math.floor((file.sizeBytes - bytes.length) / SECTOR_BYTES);
       target = (this.#options.random.nextU32() % Math.max(1, sectors)) * SECTOR_BYTES;
     }
+    if (armed !== undefined) {
+      this.counts.faults += 1;
+      armed.struck(name, target);
+    }
+    if (fault === "no-space") return DiskStatus.noSpace;
+    if (fault === "io-error") return DiskStatus.ioError;
+    if (fault === "dropped") return DiskStatus.ok;
     assert(target + bytes.length <= file.sizeBytes, `${name} is written beyond its end`);
     this.#writeId += 1;
     // Zeros written ahead are always the same zeros, and mostly they are there already.
@@ -282,10 +292,10 @@ export class SimulatedDisk {
   }
 
   read(name: string, operation: DiskOperation, offset: number, into: Uint8Array): DiskStatus {
-    const failing = this.#failingReads.get(operation)?.shift();
+    const failing = takeFault(this.#failingReads.get(operation));
     if (failing !== undefined) {
       this.counts.faults += 1;
-      failing();
+      failing.struck(name, offset);
       return DiskStatus.ioError;
     }
     const file = this.#file(name);
@@ -358,6 +368,10 @@ export class SimulatedDisk {
     if (file === undefined) throw new DiskError("disk-failed", `Cannot open ${name}: ENOENT`);
     return file;
   }
+}
+
+function takeFault<T extends ArmedFault>(faults: T[] | undefined): T | undefined {
+  return faults?.[0]?.mayStrike() === true ? faults.shift() : undefined;
 }
 
 class AttachedDisk implements Disk {

@@ -6,7 +6,14 @@
 import { type ClusterId, type PeerId, parsePeerId } from "../../src/base";
 import { BlockHeader } from "../../src/engine/block";
 import { VOLUME_DEFAULTS, type VolumeOptions } from "../../src/engine/volume";
-import { ClusterSettings, type MetaContext, MetaRegistry, RingAdmin, VolumeAdmin } from "../../src/meta";
+import {
+  ClusterSettings,
+  type KeyValue,
+  type MetaContext,
+  MetaRegistry,
+  RingAdmin,
+  VolumeAdmin,
+} from "../../src/meta";
 import { createRing, nextRing, type RingMember } from "../../src/ring";
 import type { LogSet } from "../../src/engine";
 import { decodeHead, keys } from "../../src/meta/records";
@@ -85,6 +92,7 @@ export class Simulation {
   private clusterId: ClusterId | undefined;
   private peerCount = 0;
   private readonly registry: ContentRegistry;
+  private readonly heads = new Map<string, LogSet>();
   private faults: Faults | undefined;
 
   constructor(private readonly options: SimulationOptions) {
@@ -107,7 +115,20 @@ export class Simulation {
       random: this.random.fork("snapshots"),
     });
     this.registry = new ContentRegistry(new BlockHeader());
-    this.network.onPut = (_from, _peer, put) => this.registry.check(put);
+    this.network.onPut = (_from, peer, put) => {
+      this.registry.check(put);
+      this.faults?.beforePut(peer);
+    };
+    this.metadata.inner.watch(keys.volumesPrefix, {
+      onSnapshot: (entries) => {
+        for (const entry of entries) this.noteHead(entry);
+      },
+      onEvents: (events) => {
+        for (const event of events)
+          if (event.kind === "put") this.noteHead(event.entry);
+          else this.heads.delete(event.key);
+      },
+    });
   }
 
   /** Names of all kinds of faults there are. */
@@ -154,11 +175,13 @@ export class Simulation {
     for (const client of this.clients) if (client.process.paused) client.process.resume();
   }
 
-  /** The log sets of all heads. */
-  async logSets(): Promise<LogSet[]> {
-    const { inner } = this.metadata;
-    const { entries } = await inner.range(keys.volumesPrefix);
-    return entries.filter((entry) => entry.key.endsWith("/head")).map((entry) => decodeHead(entry).head.log);
+  /** The log sets of all heads as they are now. */
+  logSets(): LogSet[] {
+    return [...this.heads.values()];
+  }
+
+  private noteHead(entry: KeyValue): void {
+    if (entry.key.endsWith("/head")) this.heads.set(entry.key, decodeHead(entry).head.log);
   }
 
   addPeer(peerId: PeerId = parsePeerId(this.newIds.uuid())): SimPeer {

@@ -13,6 +13,7 @@ import {
 } from "../../../src/base";
 import { PeerService } from "../../../src/engine/peer";
 import { openSegmentStore, type SegmentStore } from "../../../src/engine/store";
+import { segmentGeometry } from "../../../src/engine/store/layout";
 import { isMetaError, type KeyValueStore, PeerDirectory, type PeerRegistration } from "../../../src/meta";
 import { SimulatedDisk } from "../simulated-disk";
 import type { SimMetadata } from "../world/metadata";
@@ -51,6 +52,8 @@ export class SimPeer {
   readonly counts = { boots: 0, crashes: 0, poisoned: 0, renewed: 0, damaged: 0 };
   /** Its disk lost something: the operator opens it with accept-loss when it says that it is damaged. */
   lostData = false;
+  /** What its store reads at a start alone has changed unseen: nobody knows whether it opens whole. */
+  isDoubtful = false;
   private readonly random: Prng;
   upkeep: SimUpkeep | undefined;
   private readonly scrubProgress: { text: string | undefined } = { text: undefined };
@@ -90,6 +93,13 @@ export class SimPeer {
     this.syncMs = this.machine.syncMs;
   }
 
+  /** Bytes of a segment changed in silence, from here on. */
+  noteChange(fileName: string, offsetBytes: number): void {
+    this.lostData = true;
+    const { dataOffset } = segmentGeometry(this.disk.sizeOf(fileName), this.machine.unitBytes);
+    if (offsetBytes < dataOffset) this.isDoubtful = true;
+  }
+
   boot(): void {
     if (this.process.alive) return;
     this.life += 1;
@@ -120,7 +130,7 @@ export class SimPeer {
       (store) => {
         if (!process.alive) return;
         this.store = store;
-        this.disk.isDoubtful = false;
+        this.isDoubtful = false;
         const { blockCount } = store.statistics();
         process.log(
           `store is open: boot ${store.bootCount}, incarnation ${store.incarnation}, ${blockCount} blocks`,

@@ -32,7 +32,7 @@ export function canSpare(set: LogSet, peer: SimPeer, peers: readonly SimPeer[]):
  */
 export function everythingIsElsewhere(peer: SimPeer, peers: readonly SimPeer[]): boolean {
   if (peers.some((each) => !each.serving || each.store === undefined || each.process.paused)) return false;
-  if (peers.some((each) => each !== peer && each.disk.isDoubtful)) return false;
+  if (peers.some((each) => each !== peer && each.isDoubtful)) return false;
   const others = new Set<string>();
   for (const other of peers) {
     if (other === peer || other.store === undefined) continue;

@@ -1,15 +1,36 @@
 /** Disks: they are slow, full, fail, forget, rot, write elsewhere, and come back empty or as they once were. */
 import type { SimPeer } from "../actors/peer";
-import type { DiskImage, WriteFault } from "../simulated-disk";
+import { everythingIsElsewhere } from "../check/copies";
+import type { DiskImage, Struck, WriteFault } from "../simulated-disk";
 import type { FaultTools, Kind } from "./stage";
 
 /** A fault of a read or write that was asked for strikes within this time, or not at all. */
-const ARMED_MS = 150;
+const ARMED_MS = 500;
+const ARMED_POLL_MS = 10;
 
 export function diskFaults(tools: FaultTools): Kind[] {
-  const { stage, random, later, durationMs, log, strikeExpendable } = tools;
+  const { stage, random, later, durationMs, log, strikeExpendable, canLose, settle, pause } = tools;
   const images = new Map<SimPeer, DiskImage>();
   const pickPeer = (): SimPeer => random.pick(stage.peers);
+
+  /**
+   * The disk can be spared when a fault is asked for, but by the time it strikes there may be blocks that only this
+   * peer has: it is asked again then. What was under way just then gets to the other peers before anything else goes
+   * wrong.
+   */
+  const awaitStrike = async (peer: SimPeer, ask: (hit: Struck) => void): Promise<boolean> => {
+    const { world } = stage;
+    let isStruck = false;
+    ask((fileName, offsetBytes) => {
+      isStruck = true;
+      peer.noteChange(fileName, offsetBytes);
+    });
+    const untilMs = world.nowMs + ARMED_MS;
+    while (!isStruck && world.nowMs < untilMs) await pause(ARMED_POLL_MS);
+    peer.disk.clearArmed();
+    if (isStruck) await settle(peer);
+    return isStruck;
+  };
 
   /** A write that reports success and is not where it should be: its block counts as lost there. */
   const astray = (name: string, fault: WriteFault): Kind => ({
@@ -18,30 +39,31 @@ export function diskFaults(tools: FaultTools): Kind[] {
     inject(struck) {
       strikeExpendable(
         () => true,
-        (peer) => {
-          peer.lostData = true;
-          log(`a write of ${peer.name} is going to be ${fault}`);
-          peer.disk.failNextWrite("data.write", fault, struck);
-          stage.world.schedule(ARMED_MS, undefined, () => peer.disk.clearWriteFaults());
-        },
+        (peer) =>
+          awaitStrike(peer, (hit) => {
+            const strike: Struck = (fileName, offsetBytes) => {
+              struck();
+              log(`a write of ${peer.name} is ${fault}, at ${offsetBytes} of ${fileName}`);
+              hit(fileName, offsetBytes);
+            };
+            peer.disk.failNextWrite("data.write", fault, strike, () => canLose(peer));
+          }),
       );
     },
   });
 
   const flipBits = (peer: SimPeer): boolean => {
-    const down = random.chance(0.5);
-    if (down) peer.crash(false);
-    peer.lostData = true;
     // Not the state: a peer that lost its name is not this peer any more.
     const files = peer.disk.fileNames().filter((name) => name.startsWith("blocks"));
     const flips = random.between(1, 24);
     for (let flip = 0; flip < flips && files.length > 0; flip += 1) {
       const name = random.pick(files);
       const used = peer.disk.writtenBytes(name);
-      peer.disk.flipBit(name, random.below(Math.max(1, used)), random.below(8));
+      const offsetBytes = random.below(Math.max(1, used));
+      peer.disk.flipBit(name, offsetBytes, random.below(8));
+      peer.noteChange(name, offsetBytes);
     }
     log(`${flips} bits of the disk of ${peer.name} flip`);
-    if (down) later(durationMs(), () => peer.boot());
     return files.length > 0;
   };
 
@@ -95,13 +117,16 @@ export function diskFaults(tools: FaultTools): Kind[] {
       inject(struck) {
         strikeExpendable(
           () => true,
-          (peer) => {
-            peer.lostData = true;
-            log(`a read of ${peer.name} is going to fail`);
-            peer.disk.failNextRead("data.read", struck);
-            // Later there may be blocks of which this peer has the only copy.
-            stage.world.schedule(ARMED_MS, undefined, () => peer.disk.clearReadFaults());
-          },
+          (peer) =>
+            awaitStrike(peer, (hit) => {
+              const strike: Struck = (fileName, offsetBytes) => {
+                struck();
+                log(`a read of ${peer.name} fails, at ${offsetBytes} of ${fileName}`);
+                hit(fileName, offsetBytes);
+              };
+              // The peer stays who it is and loses no more than the block that was read.
+              peer.disk.failNextRead("data.read", strike, () => everythingIsElsewhere(peer, stage.peers));
+            }),
         );
       },
     },
@@ -160,8 +185,14 @@ export function diskFaults(tools: FaultTools): Kind[] {
       inject(struck) {
         strikeExpendable(
           () => true,
-          (peer) => {
-            if (flipBits(peer)) struck();
+          async (peer) => {
+            const down = random.chance(0.5);
+            if (down) peer.crash(false);
+            const isStruck = flipBits(peer);
+            if (isStruck) struck();
+            if (down) later(durationMs(), () => peer.boot());
+            else await settle(peer);
+            return isStruck;
           },
         );
       },

@@ -8,6 +8,7 @@
  * every acknowledged write must survive all of it. Such moments are rare among faults, so they are waited for in a
  * calm: machines that are down are started, and nothing else goes wrong until it has struck.
  */
+import type { PeerId } from "../../../src/base";
 import type { SimPeer } from "../actors/peer";
 import { canSpare, everythingIsElsewhere } from "../check/copies";
 import type { Prng } from "../world/prng";
@@ -23,8 +24,12 @@ const CALM_POLL_MS = 50;
 const NARROW_MS_MAX = 700;
 /** What needs a calm is drawn less often, or there would be little else than calm. */
 const CALM_WEIGHT = 0.35;
+/** How long a peer may go on with a store that may not open whole. */
+const DOUBT_MS_MAX = 400;
 /** How often writers crash together with the loss of a disk. */
 const INSULT_CHANCE = 0.4;
+
+type Strike = (peer: SimPeer) => undefined | Promise<boolean>;
 
 function allKinds(tools: FaultTools): Kind[] {
   return [
@@ -123,10 +128,17 @@ export class Faults {
         );
       },
       strikeExpendable: (wanted, strike) => this.strikeExpendable(wanted, strike),
+      canLose: (peer) => this.canLose(peer),
+      settle: (peer) => this.settle(peer),
+      pause: (durationMs) => this.pause(durationMs),
     };
   }
 
-  private strikeExpendable(wanted: (peer: SimPeer) => boolean, strike: (peer: SimPeer) => void): void {
+  private pause(durationMs: number): Promise<void> {
+    return new Promise((resolve) => void this.stage.world.schedule(durationMs, undefined, resolve));
+  }
+
+  private strikeExpendable(wanted: (peer: SimPeer) => boolean, strike: Strike): void {
     const { stage } = this;
     const candidates = stage.peers.filter(wanted);
     if (candidates.length === 0 || stage.peers.length < 2) return;
@@ -148,21 +160,49 @@ export class Faults {
     );
   }
 
-  private async seek(peer: SimPeer, untilMs: number, strike: (peer: SimPeer) => void): Promise<void> {
+  private async seek(peer: SimPeer, untilMs: number, strike: Strike): Promise<void> {
     const { world } = this.stage;
     const giveUpMs = world.nowMs + NARROW_MS_MAX;
     while (world.nowMs < untilMs && !this.stopped) {
       if (this.isNarrow && world.nowMs > giveUpMs) return;
-      if (this.isExpendable(peer)) {
-        const sets = await this.stage.logSets();
-        if (this.isExpendable(peer) && sets.every((set) => canSpare(set, peer, this.stage.peers))) {
-          strike(peer);
-          this.addInsult(peer);
-          return;
-        }
+      if (this.canLose(peer)) {
+        if ((await strike(peer)) !== false && !this.stopped) this.addInsult(peer);
+        return;
       }
-      await new Promise<void>((resolve) => world.schedule(CALM_POLL_MS, undefined, resolve));
+      await this.pause(CALM_POLL_MS);
     }
+  }
+
+  /**
+   * A block may have been on its way when its copy here was lost unseen: it counts when another has it, so that must
+   * come before anybody does with fewer copies. What the store reads at its next start may be damaged: blocks that
+   * come until then may be lost with it.
+   */
+  private async settle(peer: SimPeer): Promise<void> {
+    const { peers, clients, world } = this.stage;
+    const writers = clients.map(({ volume }) => volume).filter((volume) => volume !== undefined);
+    const isAnybodyLeft = (): boolean => clients.some(({ volume }) => volume && writers.includes(volume));
+    const reopenMs = world.nowMs + this.random.below(DOUBT_MS_MAX);
+    while (!this.stopped) {
+      if (peer.isDoubtful && peer.serving && world.nowMs >= reopenMs) this.openAnew(peer);
+      if (!peer.isDoubtful && (!isAnybodyLeft() || everythingIsElsewhere(peer, peers))) return;
+      await this.pause(CALM_POLL_MS);
+    }
+  }
+
+  private openAnew(peer: SimPeer): void {
+    peer.crash(this.random.chance(0.5));
+    peer.boot();
+  }
+
+  /** A writer that may count on this peer alone must not do so while nobody knows whether its store opens whole. */
+  beforePut(peerId: PeerId): void {
+    if (this.stopped) return;
+    const peer = this.stage.peers.find((each) => each.peerId === peerId);
+    if (peer?.isDoubtful !== true || !this.isNarrow) return;
+    this.stage.world.schedule(0, undefined, () => {
+      if (peer.isDoubtful && peer.serving) this.openAnew(peer);
+    });
   }
 
   /** What was lost on one disk shows when the tail is adopted, best while another that has it is away. */
@@ -181,9 +221,10 @@ export class Faults {
     );
   }
 
-  private isExpendable(peer: SimPeer): boolean {
-    const { peers } = this.stage;
+  private canLose(peer: SimPeer): boolean {
+    const { stage } = this;
+    const { peers } = stage;
     if (this.stopped || !peers.includes(peer) || this.isNarrow) return false;
-    return everythingIsElsewhere(peer, peers);
+    return everythingIsElsewhere(peer, peers) && stage.logSets().every((set) => canSpare(set, peer, peers));
   }
 }

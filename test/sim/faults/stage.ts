@@ -22,8 +22,8 @@ export interface Stage {
   readonly leaseTtlMs: number;
   /** Full size of the volume; it may be smaller at times. */
   readonly volumeBytes: number;
-  /** The log sets of all heads. */
-  logSets(): Promise<readonly LogSet[]>;
+  /** The log sets of all heads as they are now. */
+  logSets(): readonly LogSet[];
   /** A new machine with an empty disk; it is in no ring yet. */
   addPeer(): SimPeer;
   /** The machine is gone for good. */
@@ -54,7 +54,18 @@ export interface FaultTools {
   administer(work: Promise<void>): void;
   /**
    * Strikes a peer whose disk may lose what it has, if there is such a moment within some seconds; the other faults
-   * hold still meanwhile.
+   * hold still meanwhile, and for as long as the strike takes: it returns whether it did.
    */
-  strikeExpendable(wanted: (peer: SimPeer) => boolean, strike: (peer: SimPeer) => void): void;
+  strikeExpendable(
+    wanted: (peer: SimPeer) => boolean,
+    strike: (peer: SimPeer) => undefined | Promise<boolean>,
+  ): void;
+  /** Whether the disk of this peer could be lost at this moment. */
+  canLose(peer: SimPeer): boolean;
+  /**
+   * Until what a running peer lost unseen is on another, and until its store was opened again if nobody knows
+   * whether it opens whole.
+   */
+  settle(peer: SimPeer): Promise<void>;
+  pause(durationMs: number): Promise<void>;
 }
