@@ -29,6 +29,7 @@ export {
 } from "./cluster";
 export { makeNbdCertificates, nbdServerFlags } from "./nbd-certificates";
 export { type Host, Network, networkObstacle } from "./network";
+export { startLoadWriter, verifyLoad } from "./load-writer";
 export { Machine, machineObstacle } from "./machine";
 export { freePort } from "./ports";
 export { type CommandResult, waitFor } from "./process";
