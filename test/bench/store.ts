@@ -9,9 +9,7 @@ import {
   type BlockRef,
   type ClusterId,
   type Epoch,
-  type NativeBuffer,
   type PeerId,
-  sleep,
   type VolumeId,
 } from "../../src/base";
 import {
@@ -22,16 +20,11 @@ import {
   systemRandom,
   WorkerSyncer,
 } from "../../src/base/io";
-import {
-  BlockBuilder,
-  blockBufferBytes,
-  makeBlockSealer,
-  type SealedBlock,
-  sealInodeBlock,
-} from "../../src/engine/block";
+import { BlockBuilder, blockBufferBytes, makeBlockSealer, type SealedBlock } from "../../src/engine/block";
 import { PeerService } from "../../src/engine/peer";
 import { StorageStatus } from "../../src/engine/ports";
 import { openSegmentStore } from "../../src/engine/store";
+import { putSmallBlocks } from "./conditions/small-blocks";
 
 const CLUSTER = "11111111-2222-3333-4444-555555555555" as ClusterId;
 const PEER = "99999999-8888-7777-6666-555555555555" as PeerId;
@@ -125,28 +118,8 @@ async function puts(service: PeerService, pages: number, depth: number, seconds:
 /** How long a store with many blocks takes to open, and what its index takes: `store.ts DIR open COUNT`. */
 async function openMany(count: number): Promise<void> {
   const store = await open(200 * 1024 ** 3);
-  const buffers = Array.from({ length: 1000 }, () => nativeBuffer(blockBufferBytes(4096)));
-  let pending = 0;
   const startedMs = performance.now();
-  for (let index = 1; index <= count; ) {
-    for (let batch = 0; batch < 1000 && index <= count; batch += 1, index += 1) {
-      const ref: BlockRef = {
-        kind: BlockKind.inode,
-        volumeId: (1 + (index % 100)) as VolumeId,
-        epoch: 1 as Epoch,
-        index,
-      };
-      const buffer = buffers[batch] as NativeBuffer;
-      const block = sealInodeBlock(buffer, 64, sealer, ref);
-      pending += 1;
-      const done = (status: StorageStatus) => {
-        if (status !== StorageStatus.ok) throw new Error(`a put was answered ${status}`);
-        pending -= 1;
-      };
-      store.put({ buffer, offset: block.offset, lengthBytes: block.lengthBytes, writerEpoch: 1, done });
-    }
-    while (pending > 0) await sleep(loop, 0);
-  }
+  await putSmallBlocks(store, sealer, loop, count);
   console.log(`${count} puts of 160 bytes: ${((performance.now() - startedMs) / 1000).toFixed(1)} s`);
   console.log(`index: ${(store.statistics().indexBytes / count).toFixed(1)} bytes a block`);
   await store.close();

@@ -2,9 +2,11 @@
  * Machines of a test that can lose one another. Each host has a network namespace of its own and an address; a router
  * in one more namespace joins them. What is cut there is dropped without a word, as a pulled cable or a firewall does
  * it: nobody is told, connections just hear nothing more. A cut has a direction, so that requests may pass whose
- * answers are lost. All of it is made of namespaces, veth pairs and routing rules, which every kernel has; it vanishes
- * with the processes that hold the namespaces. Needs root.
+ * answers are lost. Or every packet takes a while, as over a long cable. All of it is made of namespaces, veth pairs,
+ * routing rules and a tun device, which every kernel has; it vanishes with the processes that hold the namespaces.
+ * Needs root.
  */
+import { join } from "node:path";
 import { execPath } from "node:process";
 import { type ManagedProcess, waitFor } from "./process";
 import type { Scene } from "./scene";
@@ -46,6 +48,15 @@ export function networkObstacle(): string | undefined {
   return process.getuid?.() === 0 ? undefined : "network namespaces need root";
 }
 
+export interface NetworkOptions {
+  /** How long a packet takes from one host to another; 0 takes the same way at once. By default there is no such way. */
+  readonly delayMs?: number;
+}
+
+/** Few large packets: what is looked at is the time they take, not the work of cutting them. */
+const SLOW_MTU_BYTES = 65_000;
+const SLOW_TABLE = "77";
+
 export class Network {
   private readonly hosts = new Map<string, Host>();
   private readonly cuts = new Set<string>();
@@ -55,11 +66,16 @@ export class Network {
     private readonly router: ManagedProcess,
   ) {}
 
-  static async open(scene: Scene, names: readonly string[]): Promise<Network> {
+  static async open(
+    scene: Scene,
+    names: readonly string[],
+    { delayMs }: NetworkOptions = {},
+  ): Promise<Network> {
     const router = await namespace(scene, "router");
     const network = new Network(scene, router);
     await network.route("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward");
     for (const [index, name] of names.entries()) await network.addHost(name, index + 1);
+    if (delayMs !== undefined) await network.slowDown(delayMs, names.length);
     return network;
   }
 
@@ -118,6 +134,30 @@ export class Network {
     ])
       await this.scene.run(["ip", ...line], { host });
     this.hosts.set(name, host);
+  }
+
+  /** Sends whatever comes from a host through a device that keeps it for a while. */
+  private async slowDown(delayMs: number, hostCount: number): Promise<void> {
+    const program = join(import.meta.dir, "workers/packet-delay.ts");
+    const delay = await this.scene.start("packet-delay", [
+      ...entering(this.router),
+      ...[execPath, program, String(delayMs)],
+    ]);
+    await waitFor("packets to be delayed", () => {
+      if (!delay.running) throw new Error(`they cannot be: ${delay.output()}`);
+      return delay.output().includes("ready");
+    });
+    // What comes back from the device comes from where no host is.
+    await this.route("sh", "-c", "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done");
+    await this.route("ip", "link", "set", "slow", "mtu", String(SLOW_MTU_BYTES), "up");
+    await this.route("ip", "route", "add", "default", "dev", "slow", "table", SLOW_TABLE);
+    for (let index = 1; index <= hostCount; index++) {
+      const link = `to-${index}`;
+      await this.route("ip", "link", "set", link, "mtu", String(SLOW_MTU_BYTES));
+      await this.route("ip", "rule", "add", "iif", link, "table", SLOW_TABLE);
+    }
+    for (const host of this.hosts.values())
+      await this.scene.run(["ip", "link", "set", "lan", "mtu", String(SLOW_MTU_BYTES)], { host });
   }
 
   private async route(...command: string[]): Promise<void> {
