@@ -9,16 +9,14 @@
  *   --delays A,B     milliseconds that a packet takes (default 0,1,10)
  */
 import { parseArgs } from "node:util";
-import { Scene } from "../e2e/harness";
 import { networkDelay } from "./conditions/delay";
 import type { Stage } from "./conditions/figures";
 import { openWithTail } from "./conditions/opening";
 import { memory, requestCpu } from "./conditions/requests";
+import { withScene } from "./conditions/scene";
 import { startWithBlocks } from "./conditions/start";
 import { upkeep } from "./conditions/upkeep";
 import { idleVolumes, volumesAtOnce } from "./conditions/volumes";
-
-const TMPFS = "/dev/shm";
 
 const CONDITIONS: Readonly<Record<string, (stage: Stage) => Promise<void>>> = {
   "volumes at once": volumesAtOnce,
@@ -53,21 +51,14 @@ const chosen = Object.entries(CONDITIONS).filter(([name]) => name.includes(value
 if (chosen.length === 0)
   throw new Error(`No condition holds ${values.only}; there are: ${Object.keys(CONDITIONS).join(", ")}`);
 
-for (const [name, run] of chosen) {
-  const scene = new Scene("conditions", { parentFolder: TMPFS });
-  try {
-    await run({
+for (const [, run] of chosen)
+  await withScene("conditions", (scene) =>
+    run({
       scene,
       seconds,
       say: (what, figure) => console.log(`${what}: ${figure}`),
       volumeSizesMib: numbers("sizes", 64),
       blockCounts: numbers("blocks", 1),
       delaysMs: numbers("delays", 0),
-    });
-  } catch (error) {
-    scene.printLogs();
-    throw new Error(`Cannot measure ${name}`, { cause: error });
-  } finally {
-    await scene.end();
-  }
-}
+    }),
+  );

@@ -3,9 +3,10 @@
  * of their own; fio beside the client, so that NBD is not delayed. Over a network of no delay the same way costs what
  * it costs; how much longer a lone request takes over the longer ones, in round trips, tells how many it waits for.
  */
-import { Cluster, type FioResult, fio, Network, networkObstacle, Scene } from "../../e2e/harness";
+import { Cluster, type FioResult, fio, Network, networkObstacle } from "../../e2e/harness";
 import type { Stage } from "./figures";
 import { fill } from "./load";
+import { withScene } from "./scene";
 
 const VOLUME = "far";
 const VOLUME_MIB = 256;
@@ -75,8 +76,7 @@ const requestsPerSecond = (row: Row, result: FioResult): number => result.jobs[0
 
 /** Requests a second of every row, with packets that take so long. */
 async function measureAt(stage: Stage, delayMs: number): Promise<number[]> {
-  const scene = new Scene(`delay-${delayMs}`, { parentFolder: "/dev/shm" });
-  try {
+  return withScene(`delay-${delayMs}`, async (scene) => {
     const network = await Network.open(scene, ["etcd", ...PEERS, "client", "admin"], { delayMs });
     const cluster = await Cluster.withEtcd(scene, {
       hosts: {
@@ -99,12 +99,7 @@ async function measureAt(stage: Stage, delayMs: number): Promise<number[]> {
     await server.stop();
     await cluster.destroy();
     return rates;
-  } catch (error) {
-    scene.printLogs();
-    throw error;
-  } finally {
-    await scene.end();
-  }
+  });
 }
 
 export async function networkDelay(stage: Stage): Promise<void> {

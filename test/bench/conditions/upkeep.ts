@@ -6,6 +6,7 @@
 import { Cluster, freePort, type NbdServer, waitFor } from "../../e2e/harness";
 import { cpuFromNow, daemonPids, Metrics, type Stage, sum } from "./figures";
 import { fill, scatter } from "./load";
+import { withScene } from "./scene";
 
 const MIB = 2 ** 20;
 const CHANGED_MIB = 16;
@@ -121,21 +122,23 @@ async function rebalance(cluster: Cluster): Promise<string> {
   );
 }
 
-export async function upkeep(stage: Stage): Promise<void> {
+async function upkeepOf(stage: Stage, mebibytes: number): Promise<void> {
   const { scene, say } = stage;
-  for (const mebibytes of stage.volumeSizesMib) {
-    // Two copies on three daemons, the changes, and a little room.
-    const size = `${Math.ceil(mebibytes * 0.8 + 512)}MiB`;
-    const name = `upkeep-${mebibytes}`;
-    const cluster = await Cluster.withEtcd(scene, { name, peerCount: 3, replication: 2, size });
-    await cluster.createVolume(VOLUME, `${mebibytes}MiB`);
-    const port = await freePort();
-    const server = await cluster.serve(name, [VOLUME], { flags: ["--http", `127.0.0.1:${port}`] });
-    await fill(scene, server.uri(VOLUME), mebibytes);
-    say(`${mebibytes} MiB`, await checkpoint(stage, cluster, server, [port, mebibytes]));
-    await server.stop();
-    say(`${mebibytes} MiB`, await collection(cluster));
-    say(`${mebibytes} MiB`, await rebalance(cluster));
-    await cluster.destroy();
-  }
+  // Two copies on three daemons, the changes, and a little room.
+  const size = `${Math.ceil(mebibytes * 0.8 + 512)}MiB`;
+  const cluster = await Cluster.withEtcd(scene, { peerCount: 3, replication: 2, size });
+  await cluster.createVolume(VOLUME, `${mebibytes}MiB`);
+  const port = await freePort();
+  const server = await cluster.serve("blk", [VOLUME], { flags: ["--http", `127.0.0.1:${port}`] });
+  await fill(scene, server.uri(VOLUME), mebibytes);
+  say(`${mebibytes} MiB`, await checkpoint(stage, cluster, server, [port, mebibytes]));
+  await server.stop();
+  say(`${mebibytes} MiB`, await collection(cluster));
+  say(`${mebibytes} MiB`, await rebalance(cluster));
+  await cluster.destroy();
+}
+
+export async function upkeep(stage: Stage): Promise<void> {
+  for (const mebibytes of stage.volumeSizesMib)
+    await withScene(`upkeep-${mebibytes}`, (scene) => upkeepOf({ ...stage, scene }, mebibytes));
 }
