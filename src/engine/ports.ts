@@ -114,8 +114,8 @@ export interface FenceRequest {
   /** ... with an index above this. */
   readonly tailAfterIndex: number;
   /**
-   * The epochs that may have fenced this peer. Without them no writer is unknown: from an older client, or because
-   * an administrator gives up what such a writer wrote.
+   * The epochs that may have fenced this peer. Without them it is not asked whether the metadata was rolled back: by
+   * an older client, or because an administrator gives up what was written since.
    */
   readonly minted?: MintedEpochs;
 }
@@ -133,7 +133,7 @@ export interface FenceReply extends PeerIdentity {
   readonly status: StorageStatus;
   /**
    * The highest epoch this peer knows for the volume, the request's included. Refused ("fenced") with a lower one: it
-   * is a writer's that the metadata does not know of.
+   * is a writer's that the metadata does not know of, or the head's, which reached further once.
    */
   readonly epochKnown: number;
   readonly tail: readonly TailBlock[];

@@ -63,9 +63,36 @@ scene.test(
     await etcd.restore(scene.path(BACKUP));
     expect(await refusal()).toContain("put back to a backup");
     expect(await use(["read -P 1 0 1M", "write -P 3 4M 1M", "flush"], ["--accept-loss"])).toContain(
-      "which the metadata does not know of: what it wrote is lost",
+      "which the metadata does not know of: what was written since is lost",
     );
     await use(["read -P 1 0 1M", "read -P 3 4M 1M"]);
+  },
+  300_000,
+);
+
+scene.test(
+  "nor one that was attached all the time",
+  async () => {
+    const etcd = cluster.etcd!;
+    const server = await cluster.serve("attached", ["db"]);
+    const write = (byte: number) => qemuIo(scene, server.uri("db"), [`write -P ${byte} 0 1M`, "flush"]);
+    await write(5);
+    await etcd.save(scene.path(BACKUP));
+    for (const byte of [6, 7]) {
+      await write(byte);
+      // Whoever takes a snapshot makes the writer write a checkpoint.
+      await cluster.ctl("block", "snapshot", "create", `db@at-${byte}`);
+    }
+    await write(8);
+    await server.kill();
+    await etcd.save(scene.path(NEWEST));
+    await etcd.restore(scene.path(BACKUP));
+    for (let times = 0; times < 2; times++)
+      expect(await refusal()).toMatch(
+        /has seen a newer head of epoch \d+, which the metadata does not know of/,
+      );
+    await etcd.restore(scene.path(NEWEST));
+    await use(["read -P 8 0 1M"]);
   },
   300_000,
 );

@@ -31,6 +31,7 @@ import {
 const DEAD_SLOT = -1;
 const HOLE_PAGE_COUNT_MAX = 2 ** 32 - 1;
 const CRC_OFFSET = 64;
+const AHEAD_OFFSET = 68;
 const TWO_32 = 2 ** 32;
 
 /** Where the sealed bytes stand in the builder's buffer. */
@@ -162,12 +163,18 @@ export class BlockBuilder {
     return this.slotPages[slot] as number;
   }
 
-  /** Makes the block immutable under its name. The buffer must not change until every use of it has ended. */
-  seal(sealer: BlockSealer, ref: BlockRef): SealedBlock {
+  /**
+   * Makes the block immutable under its name. The buffer must not change until every use of it has ended.
+   * `coveredIndex` is the dataIndex of the head in force, of this epoch.
+   */
+  seal(sealer: BlockSealer, ref: BlockRef, coveredIndex = 0): SealedBlock {
     assert(ref.kind === BlockKind.data, "only data blocks are made of pages");
     const extentCount = this.holes + this.countRuns();
     const payloadBytes = this.slots * PAGE_BYTES;
     const header = startHeader(this.buffer, sealer, ref, extentCount, payloadBytes);
+    const aheadOfHead = ref.index - coveredIndex;
+    if (coveredIndex > 0 && aheadOfHead < TWO_32)
+      this.buffer.view.setUint32(header + AHEAD_OFFSET, aheadOfHead, true);
     this.writeExtents(header + HEADER_FIXED_BYTES);
     const crcs = header + HEADER_FIXED_BYTES + extentCount * EXTENT_BYTES;
     const seed = blockSeed(sealer.seed, ref);
@@ -276,7 +283,7 @@ function startHeader(
   view.setUint32(offset + 56, extentCount, true);
   view.setUint32(offset + 60, slotCount, true);
   view.setUint32(offset + CRC_OFFSET, 0, true);
-  view.setUint32(offset + 68, 0, true);
+  view.setUint32(offset + AHEAD_OFFSET, 0, true);
   return offset;
 }
 

@@ -16,11 +16,12 @@
  *   | 56           | 4    | extent count                                                      |
  *   | 60           | 4    | slot count: payload length / 4096, rounded up                     |
  *   | 64           | 4    | CRC32 of bytes [0, H) with this field zero                        |
- *   | 68           | 4    | zero                                                              |
+ *   | 68           | 4    | data: its index less the head's dataIndex when it was sealed; 0: not told          |
  *   | 72           | 16 e | extents: first page u64, page count u32, first slot u32 (0xffffffff: a hole made by TRIM) |
  *   | 72 + 16 e    | 4 s  | CRC32 of each slot                                                |
  *   | H            |      | payload                                                           |
  *
+ * By the head's dataIndex that its newest block tells, a log shows that its volume's head was put back to an older one.
  * Replaying a block: first all its holes, then its data extents; a page stands in at most one data extent.
  * A data slot that no extent names is dead (its page was trimmed before the block was sealed).
  */

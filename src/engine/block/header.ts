@@ -54,6 +54,7 @@ export interface BlockExtent {
 }
 
 const CRC_OFFSET = 64;
+const AHEAD_OFFSET = 68;
 const CLUSTER_OFFSET = 8;
 const CLUSTER_BYTES = 16;
 const REF_OFFSET = 24;
@@ -67,6 +68,8 @@ export class BlockHeader {
   payloadBytes = 0;
   extentCount = 0;
   slotCount = 0;
+  /** Of a data block: a head of its epoch has said that the map covers the log up to here. */
+  coveredIndex = 0;
   /** CRC of the header, which covers the CRCs of all slots: the name of the block's content. */
   headerCrc = 0;
   /** Seed of the slot CRCs, from the cluster id that the header itself holds. */
@@ -97,8 +100,7 @@ export class BlockHeader {
     if (slotCount !== Math.ceil(payloadBytes / PAGE_BYTES)) return BlockFault.badLengths;
     if (headerBytes !== HEADER_FIXED_BYTES + EXTENT_BYTES * extentCount + SLOT_CRC_BYTES * slotCount)
       return BlockFault.badLengths;
-    if (view.getUint16(offset + 6, true) !== 0 || view.getUint32(offset + 68, true) !== 0)
-      return BlockFault.badLengths;
+    if (view.getUint16(offset + 6, true) !== 0) return BlockFault.badLengths;
     if (availableBytes < headerBytes) return BlockFault.truncated;
     const headerCrc = view.getUint32(offset + CRC_OFFSET, true);
     if (crcWithHole(buffer, offset, headerBytes, CRC_OFFSET) !== headerCrc) return BlockFault.badHeaderCrc;
@@ -106,7 +108,10 @@ export class BlockHeader {
     if (ref === undefined) return BlockFault.badRef;
     const isData = ref.kind === BlockKind.data;
     if (isData ? payloadBytes % PAGE_BYTES !== 0 : extentCount !== 0) return BlockFault.badLengths;
+    const aheadOfHead = view.getUint32(offset + AHEAD_OFFSET, true);
+    if (aheadOfHead > (isData ? ref.index : 0)) return BlockFault.badLengths;
     this.ref = ref;
+    this.coveredIndex = aheadOfHead === 0 ? 0 : ref.index - aheadOfHead;
     this.headerBytes = headerBytes;
     this.payloadBytes = payloadBytes;
     this.extentCount = extentCount;

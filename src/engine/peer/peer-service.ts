@@ -6,7 +6,7 @@
  * The order of a put's tests matters (R1): the fence first, always, against the request's epoch, so that a stale
  * writer learns of its end even for a block that is held already. Only a name that cannot be read comes before it.
  */
-import { BlockKind, type BlockRef, type Clock, sleep, type VolumeId } from "../../base";
+import { asEpoch, BlockKind, type BlockRef, type Clock, sleep, type VolumeId } from "../../base";
 import { BlockFault, BlockVerifier } from "../block";
 import {
   type ConfirmReply,
@@ -30,6 +30,8 @@ const LIST_LIMIT_MAX = 65_536;
 const CONFIRM_REFS_MAX = 65_536;
 /** Deletes handed to the store at once. */
 const DELETE_BATCH = 1024;
+/** Of a log, asked for what they tell of the head. */
+const NEWEST_BLOCKS_MAX = 4;
 
 export interface PeerServiceOptions {
   readonly store: BlockStore;
@@ -85,7 +87,7 @@ export class PeerService implements StorageService {
 
   /**
    * Refused ("fenced") when this peer knows a newer epoch, or holds a block of this very epoch, which only a rolled
-   * back metadata service could hand out again, or has seen a writer that the metadata does not know of (R3c). What is
+   * back metadata service could hand out again, or has seen a writer or a head that the metadata does not know of (R3c). What is
    * refused leaves no trace, so that every later try is refused, too. The same fence twice is answered alike, so that
    * an opener may repeat a request whose answer was lost.
    */
@@ -97,7 +99,8 @@ export class PeerService implements StorageService {
     const known = Math.max(store.fenceEpoch(volumeId), heldMax);
     if (known > epoch || heldMax === epoch)
       return { ...this.identity, status: StorageStatus.fenced, epochKnown: known, tail: [] };
-    const unknown = unknownWriter(request, heldData, [store.fenceEpoch(volumeId), heldMax]);
+    const unknown =
+      unknownWriter(request, heldData, [store.fenceEpoch(volumeId), heldMax]) ?? this.#newerHead(request);
     if (unknown !== undefined)
       return { ...this.identity, status: StorageStatus.fenced, epochKnown: unknown, tail: [] };
     const status = await this.#completed((done) => store.fence(volumeId, epoch, done));
@@ -107,6 +110,36 @@ export class PeerService implements StorageService {
     if (status !== StorageStatus.ok) return { ...reply, status, tail: [] };
     if (epochKnown > epoch) return { ...reply, status: StorageStatus.fenced, tail: [] };
     return { ...reply, status, tail: store.tail(BlockKind.data, volumeId, tailEpoch, tailAfterIndex) };
+  }
+
+  /** The head's epoch when a block of it was sealed under a head that reached further than the opener's. */
+  #newerHead({ volumeId, minted, tailEpoch, tailAfterIndex }: FenceRequest): number | undefined {
+    if (minted === undefined) return undefined;
+    const tail = this.#store.tail(BlockKind.data, volumeId, tailEpoch, tailAfterIndex);
+    // The newest block tells most; another only where that cannot be read.
+    for (const { index } of tail.slice(-NEWEST_BLOCKS_MAX).reverse()) {
+      const epoch = asEpoch(tailEpoch);
+      const coveredIndex = this.#coveredIndexOf({ kind: BlockKind.data, volumeId, epoch, index });
+      if (coveredIndex !== undefined) return coveredIndex > tailAfterIndex ? tailEpoch : undefined;
+    }
+    return undefined;
+  }
+
+  /** What a block's header tells of the head; undefined for one that cannot be read. */
+  #coveredIndexOf(ref: BlockRef): number | undefined {
+    let coveredIndex: number | undefined;
+    this.#store.read({
+      ...{ ref, firstSlot: 0, slotCount: 0 },
+      done: (status, source, offset, lengthBytes, _check, release) => {
+        if (status === StorageStatus.ok && source !== undefined) {
+          const { header } = this.#verifier;
+          if (header.parse(source, offset, lengthBytes) === BlockFault.none)
+            coveredIndex = header.coveredIndex;
+        }
+        release?.();
+      },
+    });
+    return coveredIndex;
   }
 
   async list(request: ListRequest): Promise<ListReply> {

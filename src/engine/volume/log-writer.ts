@@ -37,6 +37,8 @@ export interface LogWriterPorts {
   readonly map: PageMap;
   readonly statistics: VolumeStatistics;
   readonly observe: ObserveLatency | undefined;
+  /** Of the head in force. */
+  coveredIndex(): number;
 }
 
 export type Acknowledged = (ok: boolean) => void;
@@ -373,7 +375,7 @@ export class LogWriter implements BlockOwner {
     const ref: BlockRef = { kind: BlockKind.data, ...this.#identity, index: block.index };
     const { observe, clock } = this.#ports;
     const startMs = observe ? clock.nowMs() : 0;
-    const sealed = block.builder.seal(this.#ports.sealer, ref);
+    const sealed = block.builder.seal(this.#ports.sealer, ref, this.#ports.coveredIndex());
     this.#open = undefined;
     this.#sealedIndex = block.index;
     this.#logBytes += sealed.lengthBytes;

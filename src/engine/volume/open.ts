@@ -37,7 +37,8 @@ import {
   type AdoptedBlock,
   type Adoption,
   fenceAndList,
-  hasSeenUnknownWriter,
+  hasSeenNewerMetadata,
+  newerMetadata,
   planAdoption,
 } from "./recovery";
 import { newVolumeStatistics } from "./statistics";
@@ -207,12 +208,12 @@ class Opening {
     const ask = (peers: readonly PeerId[], question: FenceRequest) =>
       fenceAndList(clock, transport, peers, mustAnswer, question, this.#options.fenceDeadlineMs);
     const replies = await ask(targets, { ...request, minted });
-    const refusing = replies.filter((reply) => hasSeenUnknownWriter(reply, epoch));
+    const refusing = replies.filter((reply) => hasSeenNewerMetadata(reply, epoch));
     if (!this.#options.acceptLoss || refusing.length === 0) return replies;
-    for (const { peerId, epochKnown } of refusing)
+    for (const reply of refusing)
       this.#ports.onEvent?.({
         level: "warning",
-        text: `volume ${volume.name} opened although peer ${this.#cluster.describe(peerId)} has seen a writer of epoch ${epochKnown}, which the metadata does not know of: what it wrote is lost`,
+        text: `volume ${volume.name} opened although peer ${this.#cluster.describe(reply.peerId)} has seen ${newerMetadata(reply, head)}, which the metadata does not know of: what was written since is lost`,
       });
     const again = await ask(
       refusing.map(({ peerId }) => peerId),

@@ -62,9 +62,16 @@ export function fenceAndList(
   });
 }
 
-/** Whether the peer refused because of a writer that is older than this opener and not in the metadata (R3c). */
-export function hasSeenUnknownWriter(reply: FenceReply, epoch: number): boolean {
+/** Whether the peer refused because of a writer before this opener, or its head, that is not in the metadata (R3c). */
+export function hasSeenNewerMetadata(reply: FenceReply, epoch: number): boolean {
   return reply.status === StorageStatus.fenced && reply.epochKnown < epoch;
+}
+
+/** For people: what that peer has seen. */
+export function newerMetadata({ epochKnown }: FenceReply, head: Head): string {
+  return epochKnown === head.epoch
+    ? `a newer head of epoch ${epochKnown}`
+    : `a writer of epoch ${epochKnown}`;
 }
 
 /**
@@ -85,11 +92,11 @@ export function planAdoption(
       "denied",
       `Cannot open volume "${volumeName}": peer ${describe(denying.peerId)} says that its access list does not name this certificate; an administrator adds it with torus ctl volume access ${volumeName} --allow NAME`,
     );
-  const witness = replies.find((reply) => hasSeenUnknownWriter(reply, epoch));
+  const witness = replies.find((reply) => hasSeenNewerMetadata(reply, epoch));
   if (witness !== undefined)
     throw new VolumeError(
       "metadata-rolled-back",
-      `Cannot open volume "${volumeName}": peer ${describe(witness.peerId)} has seen a writer of epoch ${witness.epochKnown}, which the metadata does not know of; the metadata was put back to a backup: restore its newest copy, or give up what was written since with --accept-loss`,
+      `Cannot open volume "${volumeName}": peer ${describe(witness.peerId)} has seen ${newerMetadata(witness, head)}, which the metadata does not know of; the metadata was put back to a backup: restore its newest copy, or give up what was written since with --accept-loss`,
     );
   for (const reply of replies)
     if (reply.epochKnown > epoch || reply.status === StorageStatus.fenced)

@@ -95,7 +95,18 @@ export class Volume implements DistributorListener {
     const { clock, allocate, observe } = ports;
     const identity = { volumeId: session.grant.volume.volumeId, epoch: session.grant.epoch };
     this.#log = new LogWriter(
-      { clock, turns: ports.turns, pool: ports.blockPool, sealer: core.sealer, map, statistics, observe },
+      {
+        ...{
+          clock,
+          turns: ports.turns,
+          pool: ports.blockPool,
+          sealer: core.sealer,
+          map,
+          statistics,
+          observe,
+        },
+        coveredIndex: () => core.checkpointer.head.dataIndex,
+      },
       options,
       identity,
       core.distributor,

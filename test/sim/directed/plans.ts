@@ -460,4 +460,27 @@ export const PLANS: readonly Plan[] = [
     name: "metadata from a backup, with clocks that go on",
     run: backUpAndPutBack,
   },
+  {
+    // R3c: the same writer as at the backup had the volume until the end, and no epoch tells the metadata's age.
+    name: "metadata from a backup of the middle of a session",
+    volumeOptions: { checkpointIntervalMs: 500 },
+    async run(scene) {
+      const { writer, heir } = scene;
+      const { work } = await writing(scene);
+      await scene.sleep(1_000);
+      const backup = await scene.volumeRecords();
+      for (let block = 0; block < 6; block += 1) {
+        await work.write(0, PAGES, false, true);
+        await scene.sleep(1_500);
+      }
+      writer.crash();
+      await scene.whenUnlocked();
+      const newest = await scene.volumeRecords();
+      await scene.putVolumeRecords(backup.filter(({ lease }) => lease === ""));
+      await scene.beRefused(heir, "metadata-rolled-back");
+      heir.crash();
+      await scene.whenUnlocked();
+      await scene.putVolumeRecords(newest);
+    },
+  },
 ];

@@ -165,6 +165,14 @@ export const MUTANTS: readonly Mutant[] = [
     replace: "  if (minted === undefined || headEpoch > 0) return undefined;",
   },
   {
+    name: "grant a fence to a head that reached further once",
+    rule: "R3c",
+    plan: "metadata from a backup of the middle of a session",
+    file: "src/engine/peer/peer-service.ts",
+    find: "return coveredIndex > tailAfterIndex ? tailEpoch : undefined;",
+    replace: "return coveredIndex < 0 ? tailEpoch : undefined;",
+  },
+  {
     name: "replay past a gap",
     rule: "R3d",
     plan: "a gap in the log",

@@ -271,6 +271,26 @@ describe("verifyBlock", () => {
   });
 });
 
+test("a data block tells how far the map of the head in force reached", () => {
+  const seal = (index: number, coveredIndex?: number) => {
+    const builder = makeBuilder(16);
+    writePage(builder, 1, 1);
+    return builder.seal(sealer, dataRef(index), coveredIndex);
+  };
+  expect(parsed(seal(9)).coveredIndex).toBe(0);
+  expect(parsed(seal(9, 0)).coveredIndex).toBe(0);
+  expect(parsed(seal(9, 8)).coveredIndex).toBe(8);
+  expect(parsed(seal(2 ** 40, 2 ** 40 - 2 ** 32 + 1)).coveredIndex).toBe(2 ** 40 - 2 ** 32 + 1);
+  // Too far apart to be told.
+  expect(parsed(seal(2 ** 40, 2 ** 40 - 2 ** 32)).coveredIndex).toBe(0);
+  const wrong = seal(9, 8);
+  wrong.buffer.view.setUint32(wrong.offset + 68, 10, true);
+  wrong.buffer.view.setUint32(wrong.offset + 64, 0, true);
+  const headerBytes = wrong.buffer.bytes.subarray(wrong.offset, wrong.offset + wrong.headerBytes);
+  wrong.buffer.view.setUint32(wrong.offset + 64, Bun.hash.crc32(headerBytes), true);
+  expect(new BlockHeader().parse(wrong.buffer, wrong.offset, wrong.lengthBytes)).toBe(BlockFault.badLengths);
+});
+
 test("the format's bytes are as they were: golden header", () => {
   const builder = makeBuilder(16);
   writePage(builder, 2 ** 33 + 1, 0xab);

@@ -237,6 +237,32 @@ describe("PeerService.fence", () => {
     expect(await ask(2, 9, 7, 9)).toMatchObject({ status: StorageStatus.ok });
   });
 
+  test("the newest block of the head's epoch that can be read tells whether a head reached further", async () => {
+    const { loop, disk, store, service, put } = await makeBench();
+    const known = { completeAbove: 40, minted: [] };
+    const ask = (epoch: number, dataIndex: number) =>
+      loop.settle(service.fence({ ...fenceRequest(1, epoch, 4, dataIndex), minted: known }));
+    for (const [index, coveredIndex] of [
+      [6, 3],
+      [7, 3],
+      [9, 5],
+      [10, 8],
+    ] as const)
+      put(dataBlock(dataRef(1, 4, index), 1, 0, undefined, coveredIndex));
+    const refused = { status: StorageStatus.fenced, epochKnown: 4, tail: [] };
+    for (const dataIndex of [3, 5, 7]) expect(await ask(9, dataIndex)).toMatchObject(refused);
+    expect(store.fenceEpoch(asVolumeId(1))).toBe(0);
+    disk.failNextRead("data.read");
+    expect(store.verify(dataRef(1, 4, 10))).toBe(StorageStatus.corrupt);
+    expect(await ask(9, 4)).toMatchObject(refused);
+    expect(await ask(9, 5)).toMatchObject({ status: StorageStatus.ok });
+    expect(await ask(9, 8)).toMatchObject({ status: StorageStatus.ok });
+    // Who gives up what was written since does not tell what was minted.
+    expect(await loop.settle(service.fence(fenceRequest(1, 10, 4, 3)))).toMatchObject({
+      status: StorageStatus.ok,
+    });
+  });
+
   test("of two fences at once only the higher is granted", async () => {
     const { loop, service } = await makeBench();
     const [lower, higher] = await loop.settle(

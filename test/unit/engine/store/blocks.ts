@@ -47,7 +47,13 @@ export function fillPage(bytes: Uint8Array, ref: BlockRef, page: number, content
 }
 
 /** A data block of `pageCount` pages; memory with an address, so that every store takes it. */
-export function dataBlock(ref: BlockRef, pageCount: number, content = 0, by = sealer): SealedBlock {
+export function dataBlock(
+  ref: BlockRef,
+  pageCount: number,
+  content = 0,
+  by = sealer,
+  coveredIndex = 0,
+): SealedBlock {
   const buffer = nativeBuffer(blockBufferBytes(pageCount * PAGE_BYTES));
   const builder = new BlockBuilder(buffer, pageCount * PAGE_BYTES);
   for (let page = 0; page < pageCount; page += 1) {
@@ -55,7 +61,7 @@ export function dataBlock(ref: BlockRef, pageCount: number, content = 0, by = se
     fillPage(bytes, ref, page, content);
     buffer.bytes.set(bytes, builder.slotOffset(builder.addPages(page, 1)));
   }
-  return builder.seal(by, ref);
+  return builder.seal(by, ref, coveredIndex);
 }
 
 /** An INode block with a payload of any length. */

@@ -123,6 +123,10 @@ describe("planAdoption", () => {
     expect(() => plan(head([1, 2], 1), replies)).toThrow(
       "has seen a writer of epoch 5, which the metadata does not know of",
     );
+    const older = [reply(1, []), reply(2, [], { status: StorageStatus.fenced, epochKnown: 7 })];
+    expect(() => plan(head([1, 2], 1), older)).toThrow(
+      "has seen a newer head of epoch 7, which the metadata does not know of",
+    );
   });
 
   test("accepting loss goes on with whoever answers and names whom it gave up", () => {
