@@ -30,13 +30,14 @@ export async function putSmallBlocks(
     if (status !== StorageStatus.ok) throw new Error(`a put was answered ${status}`);
     pending -= 1;
   };
-  for (let index = 1; index <= count; ) {
-    for (let batch = 0; batch < AT_ONCE && index <= count; batch += 1, index += 1) {
+  for (let number = 0; number < count; ) {
+    for (let batch = 0; batch < AT_ONCE && number < count; batch += 1, number += 1) {
+      // One after the other in each volume, as a writer does it: sets of blocks are bitmaps by index.
       const ref: BlockRef = {
         kind: BlockKind.inode,
-        volumeId: (1 + (index % VOLUMES)) as VolumeId,
+        volumeId: (1 + (number % VOLUMES)) as VolumeId,
         epoch: 1 as Epoch,
-        index,
+        index: 1 + Math.floor(number / VOLUMES),
       };
       const buffer = buffers[batch] as NativeBuffer;
       const { offset, lengthBytes } = sealInodeBlock(buffer, PAYLOAD_BYTES, sealer, ref);

@@ -56,6 +56,11 @@ export interface NetworkOptions {
 /** Few large packets: what is looked at is the time they take, not the work of cutting them. */
 const SLOW_MTU_BYTES = 65_000;
 const SLOW_TABLE = "77";
+/**
+ * Every kernel has it and lets a namespace have it. One that paces by its own estimate (BBR) takes longer for a lone
+ * large answer.
+ */
+const CONGESTION_CONTROL = "reno";
 
 export class Network {
   private readonly hosts = new Map<string, Host>();
@@ -156,8 +161,11 @@ export class Network {
       await this.route("ip", "link", "set", link, "mtu", String(SLOW_MTU_BYTES));
       await this.route("ip", "rule", "add", "iif", link, "table", SLOW_TABLE);
     }
-    for (const host of this.hosts.values())
+    for (const host of this.hosts.values()) {
       await this.scene.run(["ip", "link", "set", "lan", "mtu", String(SLOW_MTU_BYTES)], { host });
+      const control = `echo ${CONGESTION_CONTROL} > /proc/sys/net/ipv4/tcp_congestion_control`;
+      await this.scene.run(["sh", "-c", control], { host });
+    }
   }
 
   private async route(...command: string[]): Promise<void> {
