@@ -55,7 +55,7 @@ else
   scene.test(
     "daemons on bare disks keep what they acknowledged through kill -9, each copy in another machine",
     async () => {
-      const cluster = await Cluster.withEtcd(scene, { peerCount: 0, size: "256MiB" });
+      const cluster = await Cluster.withEtcd(scene, { peerCount: 0, size: "100%" });
       const devices: string[] = [];
       const daemons: Daemon[] = [];
       for (const [index, machine] of MACHINES.entries()) {

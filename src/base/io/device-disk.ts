@@ -52,11 +52,12 @@ export interface DeviceDiskOptions {
   readonly allocate?: AllocateBuffer;
 }
 
-/** Length of a block device (or of a file) in bytes; throws DiskError. */
+/** Bytes of a block device (or of a file) that files on it can take; throws DiskError. */
 export function deviceBytes(path: string): number {
   const fd = openDevice(path, C.O_RDONLY | C.O_CLOEXEC);
   try {
-    return sizeOf(fd, path);
+    const roomBytes = sizeOf(fd, path) - FILES_OFFSET;
+    return Math.max(0, roomBytes - (roomBytes % FILE_ALIGNMENT));
   } finally {
     libc.close(fd);
   }

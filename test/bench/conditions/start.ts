@@ -98,7 +98,7 @@ export async function startWithBlocks(stage: Stage): Promise<void> {
     if ((bavail * bsize) / GIB < gib + KEEP_FREE_GIB) {
       device = scene.path(`disk-${count}.img`);
       writeFileSync(device, "");
-      truncateSync(device, gib * GIB);
+      truncateSync(device, (gib + 1) * GIB);
     }
     const cluster = await Cluster.embedded(scene, {
       name: `start-${count}`,

@@ -124,7 +124,16 @@ describe("DeviceDisk", () => {
     expect(problemOf(() => disk.open("nothing"))).toContain("disk-failed: Cannot open nothing");
     disk.close();
     expect(problemOf(() => openDevice(join(root, "missing")))).toContain("disk-failed: Cannot open");
-    expect(deviceBytes(path)).toBe(16 * MIB);
+  });
+
+  test("deviceBytes is what files can take together, to the last byte", () => {
+    const path = newDevice();
+    expect(deviceBytes(path)).toBe(14 * MIB);
+    const disk = openDevice(path);
+    disk.create("state", 4 * MIB, 4096);
+    expect(problemOf(() => disk.create("blocks-00000", 10 * MIB + 4096, 4096))).toContain("disk-full");
+    disk.create("blocks-00000", 10 * MIB, 4096);
+    disk.close();
   });
 
   test("one torn copy of the directory leaves the other in force", () => {
@@ -150,7 +159,7 @@ describe("DeviceDisk", () => {
     if (made.exitCode !== 0 || loop === "") return;
     try {
       const disk = openDevice(loop);
-      expect(deviceBytes(loop)).toBe(16 * MIB);
+      expect(deviceBytes(loop)).toBe(14 * MIB);
       expect([512, 4096]).toContain(disk.unitBytes);
       const file = disk.create("blocks-00000", 4 * MIB, 4096);
       const buffer = nativeBuffer(8192);
