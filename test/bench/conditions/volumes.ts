@@ -3,6 +3,8 @@ import { Cluster, fio, type NbdServer } from "../../e2e/harness";
 import { anonymousMebibytes, cpuFromNow, daemonPids, pidsOf, type Stage, sum } from "./figures";
 
 const VOLUMES_AT_ONCE = [1, 4, 16];
+/** Of the same load, until its code is compiled. */
+const WARM_UP_SECONDS = 10;
 const IDLE_VOLUMES = 100;
 const IDLE_MS = 10_000;
 
@@ -19,14 +21,15 @@ export async function volumesAtOnce(stage: Stage): Promise<void> {
   const { scene, seconds, say } = stage;
   const cluster = await startCluster(stage, "many");
   const [server, names] = await serveVolumes(cluster, "many", Math.max(...VOLUMES_AT_ONCE));
-  for (const count of VOLUMES_AT_ONCE) {
-    const load = { rw: "randwrite", bs: "4k", size: "128m", iodepth: 16, fsync: 16 };
-    const cpu = cpuFromNow(pidsOf(cluster, server));
-    const results = await Promise.all(
-      names
-        .slice(0, count)
-        .map((name) => fio(scene, server.uri(name), name, { ...load, time_based: 1, runtime: seconds })),
+  const load = { rw: "randwrite", bs: "4k", size: "128m", iodepth: 16, fsync: 16, time_based: 1 };
+  const write = (count: number, runtime: number) =>
+    Promise.all(
+      names.slice(0, count).map((name) => fio(scene, server.uri(name), name, { ...load, runtime })),
     );
+  await write(names.length, WARM_UP_SECONDS);
+  for (const count of VOLUMES_AT_ONCE) {
+    const cpu = cpuFromNow(pidsOf(cluster, server));
+    const results = await write(count, seconds);
     const cpuS = sum(cpu());
     const requests = sum(results.map(({ jobs }) => jobs[0]!.write.total_ios));
     const iops = sum(results.map(({ jobs }) => jobs[0]!.write.iops));
@@ -46,6 +49,7 @@ export async function idleVolumes(stage: Stage): Promise<void> {
     await Bun.sleep(IDLE_MS);
     return cpu().map((cpuS) => `${((cpuS * 1e5) / IDLE_MS).toFixed(1)} %`);
   };
+  await Bun.sleep(IDLE_MS);
   stage.say("no volume", `daemons ${(await shares(daemonPids(cluster))).join(", ")} of a core`);
   const [server] = await serveVolumes(cluster, "idle", IDLE_VOLUMES);
   await Bun.sleep(IDLE_MS);
