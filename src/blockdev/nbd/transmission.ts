@@ -13,7 +13,7 @@
 import { assert, type NativeBuffer } from "../../base";
 import type { StreamConnection, StreamHandler } from "../../base/io";
 import { type DeviceExtent, DeviceStatus } from "../device";
-import { type BufferPool, PIECE_BYTES_MAX, type PieceOwner } from "./buffers";
+import type { BufferPool, PieceOwner } from "./buffers";
 import type { Negotiated, OpenExport, ReplyStyle } from "./handshake";
 import type { NbdLimits } from "./limits";
 import {
@@ -40,6 +40,8 @@ import { validateRequest } from "./validate";
 
 /** A write up to this is taken out of the receive buffer once it is all there. */
 const SMALL_WRITE_BYTES = 32 * 1024;
+/** A larger write arrives in pieces of this size: what came last is still in the CPU's cache when the device copies it. */
+const WRITE_PIECE_BYTES = 256 * 1024;
 /** The step of a prefetch, and how much of one request is honoured: it is a hint. */
 const CACHE_STEP_BYTES = 256 * 1024;
 const CACHE_BYTES_MAX = PAYLOAD_BYTES_MAX;
@@ -264,7 +266,7 @@ export class Transmission implements StreamHandler, RequestOwner, PieceOwner<Req
   #takeMemory(command: number, lengthBytes: number): boolean {
     let neededBytes = 0;
     if (command === Command.read) neededBytes = lengthBytes;
-    else if (command === Command.write) neededBytes = Math.min(lengthBytes, PIECE_BYTES_MAX);
+    else if (command === Command.write) neededBytes = Math.min(lengthBytes, WRITE_PIECE_BYTES);
     else if (command === Command.cache) neededBytes = Math.min(lengthBytes, CACHE_STEP_BYTES);
     return this.#reserve(neededBytes);
   }
@@ -392,7 +394,7 @@ export class Transmission implements StreamHandler, RequestOwner, PieceOwner<Req
   }
 
   #continueBody(): void {
-    if (!this.#reserve(Math.min(this.#bodyRemainingBytes, PIECE_BYTES_MAX))) return;
+    if (!this.#reserve(Math.min(this.#bodyRemainingBytes, WRITE_PIECE_BYTES))) return;
     const request = this.#bodyRequest as Request;
     const piece = this.#reserved.pop() as RequestPiece;
     piece.context = request;

@@ -88,6 +88,29 @@ export class BlockHeader {
    * The fields are valid only after `none`, and `extent`, `slotCrc` and `check` only while the bytes stay.
    */
   parse(buffer: NativeBuffer, offset: number, availableBytes: number): BlockFault {
+    const fault = this.locate(buffer, offset, availableBytes);
+    if (fault !== BlockFault.none) return fault;
+    if (crcWithHole(buffer, offset, this.headerBytes, CRC_OFFSET) !== this.headerCrc)
+      return BlockFault.badHeaderCrc;
+    const ref = decodeBlockRef(buffer.view, offset + REF_OFFSET);
+    if (ref === undefined) return BlockFault.badRef;
+    const isData = ref.kind === BlockKind.data;
+    if (isData ? this.payloadBytes % PAGE_BYTES !== 0 : this.extentCount !== 0) return BlockFault.badLengths;
+    const aheadOfHead = buffer.view.getUint32(offset + AHEAD_OFFSET, true);
+    if (aheadOfHead > (isData ? ref.index : 0)) return BlockFault.badLengths;
+    this.ref = ref;
+    this.coveredIndex = aheadOfHead === 0 ? 0 : ref.index - aheadOfHead;
+    const seedStart = offset + CLUSTER_OFFSET;
+    this.blockSeed = Bun.hash.crc32(buffer.bytes.subarray(seedStart, seedStart + SEED_BYTES));
+    return this.extentsAreValid() ? BlockFault.none : BlockFault.badExtents;
+  }
+
+  /**
+   * The part of `parse` that finds the slots: lengths, counts, `headerCrc`, `slotBytes` and `check` are then as the header
+   * has them. No CRC is computed, and `ref`, `coveredIndex`, `blockSeed` and extents are not valid: for whoever passes slots and check on to
+   * a reader that compares them.
+   */
+  locate(buffer: NativeBuffer, offset: number, availableBytes: number): BlockFault {
     if (availableBytes < HEADER_FIXED_BYTES) return BlockFault.truncated;
     const { view } = buffer;
     if (view.getUint32(offset, true) !== BLOCK_MAGIC) return BlockFault.badMagic;
@@ -102,27 +125,15 @@ export class BlockHeader {
       return BlockFault.badLengths;
     if (view.getUint16(offset + 6, true) !== 0) return BlockFault.badLengths;
     if (availableBytes < headerBytes) return BlockFault.truncated;
-    const headerCrc = view.getUint32(offset + CRC_OFFSET, true);
-    if (crcWithHole(buffer, offset, headerBytes, CRC_OFFSET) !== headerCrc) return BlockFault.badHeaderCrc;
-    const ref = decodeBlockRef(view, offset + REF_OFFSET);
-    if (ref === undefined) return BlockFault.badRef;
-    const isData = ref.kind === BlockKind.data;
-    if (isData ? payloadBytes % PAGE_BYTES !== 0 : extentCount !== 0) return BlockFault.badLengths;
-    const aheadOfHead = view.getUint32(offset + AHEAD_OFFSET, true);
-    if (aheadOfHead > (isData ? ref.index : 0)) return BlockFault.badLengths;
-    this.ref = ref;
-    this.coveredIndex = aheadOfHead === 0 ? 0 : ref.index - aheadOfHead;
     this.headerBytes = headerBytes;
     this.payloadBytes = payloadBytes;
     this.extentCount = extentCount;
     this.slotCount = slotCount;
-    this.headerCrc = headerCrc;
+    this.headerCrc = view.getUint32(offset + CRC_OFFSET, true);
     this.view = view;
     this.bytes = buffer.bytes;
     this.offset = offset;
-    const seedStart = offset + CLUSTER_OFFSET;
-    this.blockSeed = Bun.hash.crc32(buffer.bytes.subarray(seedStart, seedStart + SEED_BYTES));
-    return this.extentsAreValid() ? BlockFault.none : BlockFault.badExtents;
+    return BlockFault.none;
   }
 
   /** Extent `index` of `extentCount`, written into `out`. */
