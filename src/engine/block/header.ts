@@ -106,9 +106,9 @@ export class BlockHeader {
   }
 
   /**
-   * The part of `parse` that finds the slots: lengths, counts, `headerCrc`, `slotBytes` and `check` are then as the header
-   * has them. No CRC is computed, and `ref`, `coveredIndex`, `blockSeed` and extents are not valid: for whoever passes slots and check on to
-   * a reader that compares them.
+   * The part of `parse` that finds the slots: lengths, counts, `headerCrc`, `slotBytes` and `check` are then as the
+   * header has them. No CRC is computed, and `ref`, `coveredIndex`, `blockSeed` and extents are not valid: for whoever
+   * passes slots and check on to a reader that compares them.
    */
   locate(buffer: NativeBuffer, offset: number, availableBytes: number): BlockFault {
     if (availableBytes < HEADER_FIXED_BYTES) return BlockFault.truncated;
