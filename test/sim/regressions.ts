@@ -16,6 +16,7 @@ export const REGRESSIONS: readonly { readonly seed: number; readonly what: strin
   { seed: 1866, what: "zeroes of a later session's trim were taken for an earlier session's" },
   { seed: 2499, what: "a registration repeated in one life was taken for a disk that was rolled back" },
   { seed: 3823, what: "a write that was to go astray struck the only copy of a block of a later writer" },
+  { seed: 4346, what: "a disk that was put back to a moment of its present start kept its incarnation" },
   { seed: 4577, what: "blocks went to one peer alone after its superblock had rotted unseen" },
   { seed: 6407, what: "a write that was to go astray struck the only copy there is, of one" },
   {

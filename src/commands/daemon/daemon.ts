@@ -243,6 +243,7 @@ export class Daemon {
       peerId,
       address: advertised,
       bootCount: opened.bootCount,
+      progress: opened.progress,
       capacityBytes: opened.capacityBytes,
       usedBytes: opened.usedBytes,
       ...(options.zone === "" ? {} : { zone: options.zone }),
@@ -320,8 +321,10 @@ export class Daemon {
     const { storage, upkeep } = await this.#required().status();
     if (storage === undefined) return;
     const { usedBytes, capacityBytes, blockCount, suspectCount, ringVersion } = storage.peer;
+    const progress = await this.#required().advanceStore();
     await this.#registration?.report({
       usedBytes,
+      progress,
       capacityBytes,
       statistics: { blockCount, suspectCount, ringVersion, ...backgroundFigures(upkeep) },
     });

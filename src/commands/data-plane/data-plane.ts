@@ -201,6 +201,11 @@ export class DataPlane {
     return this.#worker.endpoint.call("renewIncarnation", incarnation);
   }
 
+  /** Returns the store's progress, raised if anything became durable since. */
+  advanceStore(): Promise<number> {
+    return this.#worker.endpoint.call("advanceStore", undefined);
+  }
+
   /** Lets the worker open volumes. */
   async connectRegistry(
     registry: VolumeRegistry,

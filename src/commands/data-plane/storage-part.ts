@@ -89,7 +89,7 @@ export class StoragePart {
     try {
       const addresses = config.listen.map((address) => server.listen(address).address);
       const { capacityBytes, usedBytes } = store.statistics();
-      const { incarnation, bootCount, acceptedDamage } = store;
+      const { incarnation, bootCount, progress, acceptedDamage } = store;
       const guard = new AccessGuard({
         clock: loop,
         decide: options.decideAccess,
@@ -101,6 +101,7 @@ export class StoragePart {
       return new StoragePart(store, service, server, unary, guard, {
         incarnation,
         bootCount,
+        progress,
         capacityBytes,
         usedBytes,
         addresses,

@@ -36,6 +36,7 @@ export interface StorageConfig {
 export interface StorageOpened {
   readonly incarnation: Incarnation;
   readonly bootCount: number;
+  readonly progress: number;
   readonly capacityBytes: number;
   readonly usedBytes: number;
   /** Where each of `listen` really listens. */
@@ -265,6 +266,8 @@ export interface DataWorkerMethods extends DeviceMethods, KernelMethods {
     readonly client: string | undefined;
   }): Promise<UnaryResult>;
   renewIncarnation(incarnation: Incarnation): Promise<void>;
+  /** Returns the store's progress, which is durable. */
+  advanceStore(): Promise<number>;
   /** A client that came through TLS: the plain end of its connection, which then belongs to the worker. */
   adoptClient(argument: AdoptedClient): void;
   connectRegistry(config: RegistryConfig): void;

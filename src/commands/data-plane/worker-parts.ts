@@ -86,6 +86,14 @@ export class DataWorkerParts {
             reject(new TorusError("store-failed", "Cannot renew the store's incarnation: it does not write"));
         });
       }),
+    advanceStore: () =>
+      new Promise<number>((resolve, reject) => {
+        const { store } = this.#required(this.#storage, "storage");
+        store.advance((status) => {
+          if (status === StorageStatus.ok) resolve(store.progress);
+          else reject(new TorusError("store-failed", "Cannot note the store's progress: it does not write"));
+        });
+      }),
     adoptClient: ({ socket, remote, client }) => {
       const storage = this.#required(this.#storage, "storage");
       const service = storage.serviceFor(client);

@@ -51,6 +51,8 @@ export class MemoryStore implements BlockStore {
   readonly clusterId: ClusterId;
   readonly peerId: PeerId;
   readonly bootCount = 1;
+  /** Nothing of it comes back. */
+  readonly progress = 0;
   readonly poisonReason = undefined;
   incarnation: Incarnation;
   ringVersion = 0;
@@ -201,6 +203,10 @@ export class MemoryStore implements BlockStore {
 
   adoptRingVersion(version: number, done: (status: StorageStatus) => void): void {
     this.ringVersion = Math.max(this.ringVersion, version);
+    this.#atTurnEnd(() => done(StorageStatus.ok));
+  }
+
+  advance(done: (status: StorageStatus) => void): void {
     this.#atTurnEnd(() => done(StorageStatus.ok));
   }
 

@@ -182,8 +182,12 @@ export class SegmentStore implements BlockStore {
   /** Fences in force, which may be ahead of what is durable. */
   readonly #fences: Map<number, number>;
   #ringVersion: number;
+  /** As far as it is durable. */
+  #progress: number;
   #suspectCount: number;
   #statePending = 0;
+  /** Something was made durable since `progress` was raised. */
+  #isAhead = false;
 
   constructor(parts: SegmentStoreParts) {
     this.#disk = parts.disk;
@@ -205,6 +209,7 @@ export class SegmentStore implements BlockStore {
     this.#pageScratch = parts.context.allocate(METADATA_PAGE_BYTES);
     this.#fences = new Map(parts.state.fences);
     this.#ringVersion = parts.state.ringVersion;
+    this.#progress = parts.state.progress;
     this.#countSpace();
   }
 
@@ -214,6 +219,10 @@ export class SegmentStore implements BlockStore {
 
   get bootCount(): number {
     return this.#state.bootCount;
+  }
+
+  get progress(): number {
+    return this.#progress;
   }
 
   get ringVersion(): number {
@@ -637,6 +646,7 @@ export class SegmentStore implements BlockStore {
 
   #finishGroup(): void {
     const group = this.#syncing;
+    this.#isAhead ||= !group.isEmpty;
     for (const segment of this.#syncingSegments)
       segment.durableEnd = Math.max(segment.durableEnd, segment.syncingEnd);
     this.#syncingSegments.length = 0;
@@ -1034,7 +1044,11 @@ export class SegmentStore implements BlockStore {
     if (known === undefined || epoch > known) this.#fences.set(volumeId, epoch);
     this.#open.callbacks.push((status) => {
       if (status !== StorageStatus.ok) return done(status);
-      this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, this.#stateDone(done));
+      const raised = this.#stateDone((raisedStatus) => {
+        this.#isAhead ||= raisedStatus === StorageStatus.ok;
+        done(raisedStatus);
+      });
+      this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, raised);
     });
     this.#queueCommit();
   }
@@ -1045,7 +1059,23 @@ export class SegmentStore implements BlockStore {
     this.#state.setRingVersion(
       adopted,
       this.#stateDone((status) => {
-        if (status === StorageStatus.ok) this.#ringVersion = Math.max(this.#ringVersion, adopted);
+        if (status === StorageStatus.ok) {
+          this.#ringVersion = Math.max(this.#ringVersion, adopted);
+          this.#isAhead = true;
+        }
+        done(status);
+      }),
+    );
+  }
+
+  advance(done: (status: StorageStatus) => void): void {
+    if (this.#isStopped) return done(StorageStatus.unavailable);
+    if (!this.#isAhead) return done(StorageStatus.ok);
+    // What becomes durable from here on is for the next time.
+    this.#isAhead = false;
+    const next = this.#state.advance(
+      this.#stateDone((status) => {
+        if (status === StorageStatus.ok) this.#progress = Math.max(this.#progress, next);
         done(status);
       }),
     );

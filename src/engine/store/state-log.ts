@@ -12,7 +12,7 @@
  *
  * Snapshot header (little-endian): 0 magic "TSTA"; 4 CRC32 of [8, 512); 8 version u16; 10 zero u16; 12 generation
  * u32; 16 cluster id; 32 peer id; 48 incarnation (8 bytes); 56 boot count u32; 60 segment count u32; 64 segment length
- * u32; 68 unit u32; 72 store seed u32; 76 area length u32; 80 ring version u64; 88 fence count u32; 92 CRC32 of the fences.
+ * u32; 68 unit u32; 72 store seed u32; 76 area length u32; 80 ring version u64; 88 fence count u32; 92 CRC32 of the fences; 96 progress u64.
  *
  * Record: 0 CRC32 of [4, 64), seeded with the store seed; 4 kind u8; 8 generation u32; 12 sequence u32; 16 boot count
  * u32; 20 first sequence not known durable u32; 24 first value u64 or incarnation; 32 second value u64.
@@ -37,7 +37,7 @@ const MAGIC = 0x41545354;
 const FORMAT_VERSION = 1;
 const HEADER_BYTES = 512;
 const FENCE_BYTES = 16;
-const Kind = { sealed: 1, fence: 2, ring: 3, segments: 4, incarnation: 5 } as const;
+const Kind = { sealed: 1, fence: 2, ring: 3, segments: 4, incarnation: 5, progress: 6 } as const;
 
 export interface StateIdentity {
   readonly clusterId: ClusterId;
@@ -64,6 +64,7 @@ export class StateLog {
   readonly fences = new Map<number, number>();
   incarnation: Incarnation = "0000000000000000" as Incarnation;
   bootCount = 0;
+  progress = 0;
   ringVersion = 0;
   segmentCount = 0;
 
@@ -139,6 +140,13 @@ export class StateLog {
   setSegmentCount(segmentCount: number, done: Done): void {
     this.segmentCount = segmentCount;
     this.#change(Kind.segments, segmentCount, 0, done);
+  }
+
+  /** Returns the progress that is durable when it is done. */
+  advance(done: Done): number {
+    this.progress += 1;
+    this.#change(Kind.progress, this.progress, 0, done);
+    return this.progress;
   }
 
   setIncarnation(incarnation: Incarnation, done: Done): void {
@@ -265,6 +273,7 @@ export class StateLog {
     setU64(view, 80, this.ringVersion);
     view.setUint32(88, this.fences.size, true);
     view.setUint32(92, Bun.hash.crc32(bytes.subarray(fences, offset)), true);
+    setU64(view, 96, this.progress);
     view.setUint32(4, Bun.hash.crc32(bytes.subarray(8, HEADER_BYTES)), true);
   }
 
@@ -278,6 +287,7 @@ export class StateLog {
     this.bootCount = view.getUint32(area.offset + 56, true);
     this.segmentCount = view.getUint32(area.offset + 60, true);
     this.ringVersion = getU64(view, area.offset + 80);
+    this.progress = getU64(view, area.offset + 96);
     for (let index = 0; index < area.fenceCount; index += 1) {
       const offset = area.offset + this.#fencesOffset() + index * FENCE_BYTES;
       this.fences.set(getU64(view, offset), getU64(view, offset + 8));
@@ -308,6 +318,7 @@ export class StateLog {
     if (kind === Kind.fence) this.fences.set(first, Math.max(second, this.fences.get(first) ?? 0));
     else if (kind === Kind.ring) this.ringVersion = first;
     else if (kind === Kind.segments) this.segmentCount = first;
+    else if (kind === Kind.progress) this.progress = first;
     else if (kind === Kind.incarnation)
       this.incarnation = (second.toString(16).padStart(8, "0") +
         first.toString(16).padStart(8, "0")) as Incarnation;

@@ -30,6 +30,8 @@ export interface BlockStore {
   readonly incarnation: Incarnation;
   /** How often this store was opened, this time included. */
   readonly bootCount: number;
+  /** Never goes down on one disk; see `advance`. */
+  readonly progress: number;
   readonly ringVersion: number;
   /** Set once after a failed write or sync: everything answers unavailable and the process should end. */
   readonly poisonReason: string | undefined;
@@ -62,6 +64,11 @@ export interface BlockStore {
   fence(volumeId: VolumeId, epoch: Epoch, done: (status: StorageStatus) => void): void;
   /** Ring versions never go back; a lower one is answered ok and changes nothing. */
   adoptRingVersion(version: number, done: (status: StorageStatus) => void): void;
+  /**
+   * Raises `progress`, durably, if anything was made durable since it was raised last. What the metadata remember of
+   * it tells a disk that was put back to a moment before (R5), however often the store was opened.
+   */
+  advance(done: (status: StorageStatus) => void): void;
   /** For a store that was rolled back: from now on it is another peer for every earlier log set. */
   renewIncarnation(incarnation: Incarnation, done: (status: StorageStatus) => void): void;
 

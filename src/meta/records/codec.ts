@@ -77,13 +77,22 @@ export interface StoredRequest {
   readonly failure?: string;
 }
 
+/** How far a disk had come as one incarnation, as far as the metadata know. */
+export interface DiskLife {
+  readonly incarnation: Incarnation;
+  readonly bootCount: number;
+  readonly progress: number;
+}
+
 export interface StoredPeer {
   readonly peerId: PeerId;
   readonly address: string;
   readonly incarnation: Incarnation;
   readonly bootCount: number;
-  /** Earlier lives of this peer's disk and the boot count each had reached, newest last. */
-  readonly pastLives: readonly { readonly incarnation: Incarnation; readonly bootCount: number }[];
+  /** Of its store, when it reported last. */
+  readonly progress: number;
+  /** Earlier lives of this peer's disk and how far each had come, newest last. */
+  readonly pastLives: readonly DiskLife[];
   /** Random per process: one that lost its lease may register again with the same boot count, another may not. */
   readonly token: string;
   readonly zone: string;
@@ -244,6 +253,15 @@ export function decodeRequest(entry: KeyValue): StoredRequest {
   };
 }
 
+function decodeLife(fields: Fields): DiskLife {
+  return {
+    incarnation: fields.parsed("incarnation", parseIncarnation),
+    bootCount: fields.integer("bootCount", 0),
+    // Records of before there was one have none.
+    progress: fields.has("progress") ? fields.integer("progress", 0) : 0,
+  };
+}
+
 export const encodePeer = (peer: StoredPeer) => encodeRecord(peer);
 
 export function decodePeer(entry: KeyValue): StoredPeer {
@@ -251,12 +269,8 @@ export function decodePeer(entry: KeyValue): StoredPeer {
   return {
     peerId: fields.parsed("peerId", parsePeerId),
     address: fields.string("address", 1024),
-    incarnation: fields.parsed("incarnation", parseIncarnation),
-    bootCount: fields.integer("bootCount", 0),
-    pastLives: fields.objects("pastLives", MEMBERS_MAX, (life) => ({
-      incarnation: life.parsed("incarnation", parseIncarnation),
-      bootCount: life.integer("bootCount", 0),
-    })),
+    ...decodeLife(fields),
+    pastLives: fields.objects("pastLives", MEMBERS_MAX, decodeLife),
     token: fields.string("token", 64),
     zone: fields.string("zone", 256),
     weight: fields.number("weight", 0),

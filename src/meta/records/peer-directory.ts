@@ -1,13 +1,15 @@
 /**
  * The peers: a lasting record each, and an exclusive lease-bound key while the peer runs. Registration is also
  * where a disk that was rolled back is found out (R5): its boot count must be above every one recorded for its
- * incarnation, or the store may have forgotten what it acknowledged and has to take a new incarnation.
+ * incarnation, and its progress no less than was recorded (a disk that was put back to an earlier moment of its last
+ * start has the boot count that it should have), or the store may have forgotten what it acknowledged and has to take
+ * a new incarnation.
  */
 import type { Incarnation, PeerId } from "../../base";
 import type { PeerRecord } from "../../engine";
 import { checkPeerSettings, type PeerSettings } from "../../ring";
 import { MetaError } from "../errors";
-import { decodePeer, decodeRing, encodePeer, MEMBERS_MAX, type StoredPeer } from "./codec";
+import { decodePeer, decodeRing, encodePeer, MEMBERS_MAX, type DiskLife, type StoredPeer } from "./codec";
 import { again, type MetaContext, readAll, repeat, unchanged } from "./context";
 import { decodeRecord, encodeRecord } from "./fields";
 import { keys } from "./layout";
@@ -27,6 +29,8 @@ export interface PeerDescription {
   readonly incarnation: Incarnation;
   /** Of this start, durable in the superblock before the registration. */
   readonly bootCount: number;
+  /** Of the store, durable. */
+  readonly progress: number;
   /** As configured; absent: what the record says, at first "". */
   readonly zone?: string;
   /** As configured; absent: what the record says, at first the capacity in GiB. */
@@ -41,6 +45,8 @@ export interface PeerDescription {
 
 export interface PeerReport {
   readonly usedBytes: number;
+  /** Of the store, durable. */
+  readonly progress: number;
   readonly capacityBytes?: number;
   /** JSON, at most `STATISTICS_BYTES_MAX`. */
   readonly statistics?: unknown;
@@ -165,6 +171,10 @@ export class PeerDirectory {
   }
 }
 
+const lifeOf = ({ incarnation, bootCount, progress }: StoredPeer): DiskLife => ({
+  ...{ incarnation, bootCount, progress },
+});
+
 function noSuchPeer(peerId: PeerId): MetaError {
   return new MetaError("no-such-peer", `Cannot find peer ${peerId}: no such peer ever registered`);
 }
@@ -234,8 +244,8 @@ export class PeerRegistration {
         );
       this.#statistics = report.statistics;
     }
-    const { usedBytes, capacityBytes = this.#description.capacityBytes } = report;
-    this.#description = { ...this.#description, usedBytes, capacityBytes };
+    const { usedBytes, progress, capacityBytes = this.#description.capacityBytes } = report;
+    this.#description = { ...this.#description, usedBytes, progress, capacityBytes };
     await repeat(this.#context, { what: `report of peer ${this.peerId}` }, async () => {
       const [entry, live] = await readAll(store, [keys.peer(this.peerId), keys.live(this.peerId)]);
       if (entry === undefined || live === undefined || decodeRecord(live).string("token", 64) !== this.#token)
@@ -246,7 +256,7 @@ export class PeerRegistration {
       const stored = decodePeer(entry);
       const next = {
         ...stored,
-        ...{ usedBytes, capacityBytes },
+        ...{ usedBytes, progress, capacityBytes },
         updatedMs: this.#context.clock.wallMs(),
         statistics: this.#statistics,
       };
@@ -301,18 +311,21 @@ export class PeerRegistration {
 
   #nextRecord(stored: StoredPeer | undefined): StoredPeer {
     const description = this.#description;
-    const { incarnation, bootCount } = description;
+    const { incarnation, bootCount, progress } = description;
     const isSameProcess = stored?.token === this.#token;
-    const lives = [
-      ...(stored?.pastLives ?? []),
-      ...(stored === undefined ? [] : [{ incarnation: stored.incarnation, bootCount: stored.bootCount }]),
-    ];
+    const lives = [...(stored?.pastLives ?? []), ...(stored === undefined ? [] : [lifeOf(stored)])];
     const known = lives.filter((life) => life.incarnation === incarnation);
     const reached = Math.max(0, ...known.map((life) => life.bootCount));
     if (known.length > 0 && bootCount <= reached && !(isSameProcess && bootCount === reached))
       throw new MetaError(
         "peer-rolled-back",
         `Cannot register peer ${description.peerId} as incarnation ${incarnation}: its disk says start ${bootCount}, but start ${reached} was registered; the disk was rolled back or copied, it needs a new incarnation`,
+      );
+    const recorded = Math.max(0, ...known.map((life) => life.progress));
+    if (progress < recorded)
+      throw new MetaError(
+        "peer-rolled-back",
+        `Cannot register peer ${description.peerId} as incarnation ${incarnation}: its disk says progress ${progress}, but progress ${recorded} was reported; the disk was rolled back or copied, it needs a new incarnation`,
       );
     return {
       ...description,

@@ -11,6 +11,7 @@ import {
   type PeerId,
   TorusError,
 } from "../../../src/base";
+import { StorageStatus } from "../../../src/engine";
 import { PeerService } from "../../../src/engine/peer";
 import { openSegmentStore, type SegmentStore } from "../../../src/engine/store";
 import { segmentGeometry } from "../../../src/engine/store/layout";
@@ -28,6 +29,8 @@ const SEGMENT_BYTES = 512 * 1024;
 const CHUNK_ROWS = 64;
 const BOOT_RETRY_MS = 700;
 const POISON_RESTART_MS = 1_000;
+/** As the daemon does, a peer reports that often. */
+export const HEARTBEAT_MS = 2_000;
 
 export interface PeerMachine {
   readonly world: World;
@@ -40,6 +43,9 @@ export interface PeerMachine {
   /** What the disk writes whole. */
   readonly unitBytes: number;
 }
+
+/** How far a store had come. */
+export type DiskMoment = Pick<SegmentStore, "incarnation" | "bootCount" | "progress">;
 
 export class SimPeer {
   readonly disk: SimulatedDisk;
@@ -54,6 +60,7 @@ export class SimPeer {
   lostData = false;
   /** What its store reads at a start alone has changed unseen: nobody knows whether it opens whole. */
   isDoubtful = false;
+  private readonly reported = new Map<Incarnation, Omit<DiskMoment, "incarnation">>();
   private readonly random: Prng;
   upkeep: SimUpkeep | undefined;
   private readonly scrubProgress: { text: string | undefined } = { text: undefined };
@@ -197,14 +204,15 @@ export class SimPeer {
   private async register(process: SimProcess, store: SegmentStore, metadata: KeyValueStore): Promise<void> {
     const directory = new PeerDirectory({ store: metadata, clock: process.clock, random: process.random });
     while (process.alive) {
-      const { bootCount, incarnation } = store;
+      const { bootCount, progress, incarnation } = store;
       const { capacityBytes, usedBytes } = store.statistics();
       const description = {
-        ...{ peerId: this.peerId, address: `sim://${this.name}`, incarnation, bootCount },
+        ...{ peerId: this.peerId, address: `sim://${this.name}`, incarnation, bootCount, progress },
         ...{ zone: this.zone, weight: 1, capacityBytes, usedBytes },
       };
       try {
         this.registration = await directory.register(description);
+        this.noteReport({ incarnation, bootCount, progress });
         break;
       } catch (error) {
         if (!(error instanceof TorusError)) throw error;
@@ -216,7 +224,9 @@ export class SimPeer {
         await new Promise<void>((resolve) => process.clock.schedule(BOOT_RETRY_MS, resolve));
       }
     }
-    this.registration?.onLost((reason) => process.log(`registration lost: ${reason}`));
+    const { registration } = this;
+    registration?.onLost((reason) => process.log(`registration lost: ${reason}`));
+    process.clock.schedule(HEARTBEAT_MS, () => this.beat(process, store));
     const service = new PeerService({ store, clock: process.clock });
     this.machine.network.attach(this.peerId, { process, service });
     this.serving = true;
@@ -224,6 +234,32 @@ export class SimPeer {
     const context = { store: metadata, clock: process.clock, random: process.random };
     this.upkeep = new SimUpkeep(process, this.machine.network, service, context, this.scrubProgress);
     await this.upkeep.start();
+  }
+
+  private beat(process: SimProcess, store: SegmentStore): void {
+    store.advance((status) => {
+      if (status !== StorageStatus.ok) return;
+      const { incarnation, bootCount, progress } = store;
+      const { usedBytes } = store.statistics();
+      this.registration
+        ?.report({ usedBytes, progress })
+        .then(() => this.noteReport({ incarnation, bootCount, progress }))
+        .catch((error: unknown) => {
+          if (!(error instanceof TorusError)) throw error;
+        })
+        .finally(() => process.clock.schedule(HEARTBEAT_MS, () => this.beat(process, store)));
+    });
+  }
+
+  /** The metadata surely know this much of the disk. */
+  private noteReport({ incarnation, bootCount, progress }: DiskMoment): void {
+    this.reported.set(incarnation, { bootCount, progress });
+  }
+
+  /** Whether the metadata can tell that the disk has gone on since it was like this (R5). */
+  hasGoneOnSince({ incarnation, bootCount, progress }: DiskMoment): boolean {
+    const reported = this.reported.get(incarnation);
+    return reported !== undefined && (reported.bootCount > bootCount || reported.progress > progress);
   }
 
   /** Without the metadata the daemon ends and is started again: every registration is a start of its own. */

@@ -3,7 +3,7 @@
  * simulator would see a bug there. On the engine as it is each of them ends well; each breaks with its mutant.
  */
 import { BlockKind } from "../../../src/base";
-import type { SimPeer } from "../actors/peer";
+import { HEARTBEAT_MS, type SimPeer } from "../actors/peer";
 import type { DiskImage } from "../simulated-disk";
 import { METADATA } from "../world/metadata";
 import type { Plan } from "./plan";
@@ -252,6 +252,23 @@ export const PLANS: readonly Plan[] = [
       for (const peer of scene.peers) peer.crash(true);
       await scene.bootAndServe(...scene.peers);
       const { struck, away } = await tailApartFromMap(scene);
+      scene.writer.crash();
+      away.crash(true);
+      struck.process.log("comes back with an older disk");
+      struck.crash(true);
+      struck.disk.restore(images.get(struck) as DiskImage);
+      await scene.bootAndServe(struck);
+      await scene.openIfItMay(scene.heir);
+    },
+  },
+  {
+    // R5: nor one whose disk is as it was earlier in the very same start, as far as the metadata can know.
+    name: "an older disk of the same start",
+    config: { peerCount: 3 },
+    async run(scene) {
+      const images = new Map<SimPeer, DiskImage>(scene.peers.map((peer) => [peer, peer.disk.image()]));
+      const { struck, away } = await tailApartFromMap(scene);
+      await scene.sleep(2 * HEARTBEAT_MS);
       scene.writer.crash();
       away.crash(true);
       struck.process.log("comes back with an older disk");

@@ -1,5 +1,5 @@
 /** Disks: they are slow, full, fail, forget, rot, write elsewhere, and come back empty or as they once were. */
-import type { SimPeer } from "../actors/peer";
+import type { DiskMoment, SimPeer } from "../actors/peer";
 import { everythingIsElsewhere } from "../check/copies";
 import type { DiskImage, Struck, WriteFault } from "../simulated-disk";
 import type { FaultTools, Kind } from "./stage";
@@ -10,7 +10,7 @@ const ARMED_POLL_MS = 10;
 
 export function diskFaults(tools: FaultTools): Kind[] {
   const { stage, random, later, durationMs, log, strikeExpendable, canLose, settle, pause } = tools;
-  const images = new Map<SimPeer, DiskImage>();
+  const images = new Map<SimPeer, { readonly image: DiskImage; readonly moment: DiskMoment }>();
   const pickPeer = (): SimPeer => random.pick(stage.peers);
 
   /**
@@ -154,20 +154,26 @@ export function diskFaults(tools: FaultTools): Kind[] {
       name: "disk remembered",
       inject(struck) {
         const peer = pickPeer();
-        if (!peer.serving) return;
+        const { store } = peer;
+        if (!peer.serving || store === undefined) return;
         struck();
-        images.set(peer, peer.disk.image());
+        const { incarnation, bootCount, progress } = store;
+        images.set(peer, { image: peer.disk.image(), moment: { incarnation, bootCount, progress } });
       },
     },
     {
-      // The disk comes back as it was some time ago (a snapshot of a virtual machine, an old clone).
+      // The disk comes back as it was some time ago (a snapshot of a virtual machine, an old clone), before the
+      // metadata heard of it last: what is as new as that looks like a crash, and nobody can tell.
       name: "disk rolled back",
       needsCalm: true,
       inject(struck) {
         strikeExpendable(
-          (peer) => images.has(peer),
           (peer) => {
-            const image = images.get(peer);
+            const remembered = images.get(peer);
+            return remembered !== undefined && peer.hasGoneOnSince(remembered.moment);
+          },
+          (peer) => {
+            const image = images.get(peer)?.image;
             if (image === undefined) return;
             struck();
             peer.process.log("comes back with an older disk");

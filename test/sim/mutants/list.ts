@@ -235,6 +235,14 @@ export const MUTANTS: readonly Mutant[] = [
     replace: "    if (known.length > 0 && bootCount < 0 && !(isSameProcess && bootCount === reached))",
   },
   {
+    name: "only starts are counted, not what came after",
+    rule: "R5",
+    plan: "an older disk of the same start",
+    file: "src/meta/records/peer-directory.ts",
+    find: "    if (progress < recorded)",
+    replace: "    if (progress < 0)",
+  },
+  {
     name: "detach without waiting for acknowledgements",
     rule: "R6",
     file: "src/engine/volume/volume.ts",

@@ -14,6 +14,7 @@ const peer = (n: number, change: Partial<PeerDescription> = {}): PeerDescription
   address: `adp://10.0.0.${n}:40000`,
   incarnation: incarnation(n),
   bootCount: 1,
+  progress: 0,
   capacityBytes: 20 * GIB,
   usedBytes: 0,
   ...change,
@@ -128,6 +129,37 @@ describe("PeerDirectory", () => {
     await world.run(world.peers.register(peer(1, { bootCount: 6 })));
   });
 
+  test("a disk that was put back to an earlier moment of its last start is known by its progress", async () => {
+    const first = await world.run(world.peers.register(peer(1, { bootCount: 5, progress: 3 })));
+    await world.run(first.report({ usedBytes: 1, progress: 4 }));
+    await world.run(first.close());
+    expect(await world.code(world.peers.register(peer(1, { bootCount: 6, progress: 3 })))).toBe(
+      "peer-rolled-back",
+    );
+    const renewed = await world.run(
+      world.peers.register(peer(1, { bootCount: 6, progress: 3, incarnation: incarnation(77) })),
+    );
+    await world.run(renewed.close());
+    // The lives before are remembered as well.
+    expect(await world.code(world.peers.register(peer(1, { bootCount: 7, progress: 3 })))).toBe(
+      "peer-rolled-back",
+    );
+    await world.run(world.peers.register(peer(1, { bootCount: 7, progress: 4 })));
+  });
+
+  test("a registration taken again goes on from what was reported", async () => {
+    const registration = await world.run(world.peers.register(peer(1)));
+    await world.run(registration.report({ usedBytes: 1, progress: 8 }));
+    const live = await world.run(world.store.get(`torus/cluster/live/${peerId(1)}`));
+    await world.run(world.store.revokeLease(live?.lease ?? ""));
+    await world.time.advance(15_000);
+    expect((await world.run(world.peers.get(peerId(1)))).live).toBe(true);
+    await world.run(registration.close());
+    expect(await world.code(world.peers.register(peer(1, { bootCount: 2, progress: 7 })))).toBe(
+      "peer-rolled-back",
+    );
+  });
+
   test("a registration lost with its lease is taken again by the same process", async () => {
     const registration = await world.run(world.peers.register(peer(1)));
     const live = await world.run(world.store.get(`torus/cluster/live/${peerId(1)}`));
@@ -135,7 +167,7 @@ describe("PeerDirectory", () => {
     expect((await world.run(world.peers.get(peerId(1)))).live).toBe(false);
     await world.time.advance(15_000);
     expect((await world.run(world.peers.get(peerId(1)))).live).toBe(true);
-    await world.run(registration.report({ usedBytes: 5, statistics: { moved: 1 } }));
+    await world.run(registration.report({ usedBytes: 5, progress: 0, statistics: { moved: 1 } }));
     expect(await world.run(world.peers.get(peerId(1)))).toMatchObject({
       usedBytes: 5,
       statistics: { moved: 1 },
@@ -158,13 +190,15 @@ describe("PeerDirectory", () => {
     );
     await world.time.advance(15_000);
     expect(lost).toBe(`another daemon registered as peer ${peerId(1)}`);
-    expect(await world.code(registration.report({ usedBytes: 1 }))).toBe("peer-registered");
+    expect(await world.code(registration.report({ usedBytes: 1, progress: 0 }))).toBe("peer-registered");
   });
 
   test("statistics of more than 16 KiB are refused", async () => {
     const registration = await world.run(world.peers.register(peer(1)));
     expect(
-      await world.code(registration.report({ usedBytes: 0, statistics: { text: "x".repeat(20_000) } })),
+      await world.code(
+        registration.report({ usedBytes: 0, progress: 0, statistics: { text: "x".repeat(20_000) } }),
+      ),
     ).toBe("too-large");
   });
 
@@ -234,7 +268,7 @@ describe("ClusterWatch", () => {
     await world.time.advance(100);
     expect(seen.at(-1)?.peers).toMatchObject([{ peerId: peerId(1), live: true }]);
     const count = seen.length;
-    await world.run(registration.report({ usedBytes: 7 }));
+    await world.run(registration.report({ usedBytes: 7, progress: 0 }));
     await world.time.advance(100);
     expect(seen.length).toBe(count);
     expect(world.registry.cluster().peers[0]?.usedBytes).toBe(7);

@@ -42,6 +42,7 @@ export function storeContract(name: string, make: MakeStore): void {
   };
   const fence = (store: BlockStore, volumeId: number, epoch: number) =>
     new Promise<StorageStatus>((resolve) => store.fence(asVolumeId(volumeId), asEpoch(epoch), resolve));
+  const advance = (store: BlockStore) => new Promise<StorageStatus>((resolve) => store.advance(resolve));
   const remove = (store: BlockStore, refs: BlockRef[]) =>
     new Promise<StorageStatus>((resolve) => store.delete(refs, resolve));
 
@@ -350,12 +351,15 @@ export function storeContract(name: string, make: MakeStore): void {
         );
         await fence(store, 1, 8);
         await new Promise((resolve) => store.adoptRingVersion(6, resolve));
-        const { incarnation, peerId, bootCount } = store;
+        await advance(store);
+        const { incarnation, peerId, bootCount, progress } = store;
         const statistics = store.statistics();
         const opened = await under.reopen();
         expect(opened.incarnation).toBe(incarnation);
         expect(opened.peerId).toBe(peerId);
         expect(opened.bootCount).toBe(bootCount + 1);
+        expect(opened.progress).toBe(progress);
+        expect(progress).toBeGreaterThan(0);
         expect(opened.ringVersion).toBe(6);
         expect(opened.fenceEpoch(asVolumeId(1))).toBe(8);
         expect(opened.statistics().usedBytes).toBe(statistics.usedBytes);

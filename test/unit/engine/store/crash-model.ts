@@ -60,6 +60,9 @@ class Schedule {
   readonly #blocks = new Map<string, Modelled>();
   readonly #fenceAcked = new Map<number, number>();
   readonly #fenceAsked = new Map<number, number>();
+  #progressAcked = 0;
+  /** Something was acknowledged in this life since progress was asked for. */
+  #isAhead = false;
   readonly #sizeBytes: number;
   readonly #unitBytes: number;
   readonly #report: ScheduleReport;
@@ -145,6 +148,7 @@ class Schedule {
       this.#loop.clear();
       this.#life += 1;
       this.#isPoisoned = false;
+      this.#isAhead = false;
       if (this.#random.chance(0.3)) this.#operationsLeft = 1 + this.#random.below(30);
       try {
         this.#store = await this.#loop.settle(this.#open());
@@ -187,7 +191,8 @@ class Schedule {
     if (choice < 62) for (let count = 1 + this.#random.below(6); count > 0; count -= 1) this.#putNew();
     else if (choice < 72) this.#putAgain();
     else if (choice < 90) this.#deleteSome();
-    else this.#fence();
+    else if (choice < 97) this.#fence();
+    else this.#advance();
   }
 
   #putNew(): void {
@@ -234,6 +239,8 @@ class Schedule {
           modelled.isSuspect = false;
           const fence = this.#fenceAcked.get(block.ref.volumeId) ?? 0;
           if (block.ref.epoch < fence) throw new Error(`${key} was acknowledged behind fence ${fence}`);
+          // Held already, it may be answered without anything new on the disk.
+          this.#isAhead ||= modelled.fate === "put-pending";
           if (modelled.fate === "put-pending") modelled.fate = "acknowledged";
         } else if (status === StorageStatus.outOfSpace || status === StorageStatus.fenced) {
           if (status === StorageStatus.outOfSpace) this.#report.refusedForSpace += 1;
@@ -275,6 +282,7 @@ class Schedule {
       if (status === StorageStatus.unavailable && this.#isPoisoned) return;
       if (status !== StorageStatus.ok) throw new Error(`a delete was answered ${status}`);
       for (const modelled of chosen) if (modelled.fate === "delete-pending") modelled.fate = "deleted";
+      this.#isAhead = true;
     });
   }
 
@@ -288,6 +296,23 @@ class Schedule {
       if (status === StorageStatus.unavailable && this.#isPoisoned) return;
       if (status !== StorageStatus.ok) throw new Error(`a fence was answered ${status}`);
       this.#fenceAcked.set(volumeId, Math.max(epoch, this.#fenceAcked.get(volumeId) ?? 0));
+      this.#isAhead = true;
+    });
+  }
+
+  #advance(): void {
+    const before = this.#store.progress;
+    const wasAhead = this.#isAhead;
+    this.#isAhead = false;
+    const life = this.#life;
+    this.#store.advance((status) => {
+      if (life !== this.#life) throw new Error("a dead process answered");
+      if (status === StorageStatus.unavailable && this.#isPoisoned) return;
+      if (status !== StorageStatus.ok) throw new Error(`an advance was answered ${status}`);
+      const { progress } = this.#store;
+      if (wasAhead && progress <= before)
+        throw new Error(`progress stays at ${before} after an acknowledgement`);
+      this.#progressAcked = Math.max(this.#progressAcked, progress);
     });
   }
 
@@ -301,6 +326,8 @@ class Schedule {
     const store = this.#store;
     this.#incarnation ??= store.incarnation;
     if (store.incarnation !== this.#incarnation) throw new Error("the incarnation changed");
+    if (store.progress < this.#progressAcked)
+      throw new Error(`progress ${store.progress}, acked ${this.#progressAcked}`);
     const unitBytes = this.#unitBytes;
     let usedBytes = 0;
     let held = 0;

@@ -504,6 +504,7 @@ export class TestCluster {
       address: "adp://127.0.0.1:1",
       incarnation: peer.incarnation,
       bootCount: peer.bootCount++,
+      progress: 0,
       capacityBytes: 2 ** 40,
       usedBytes: 0,
     });
