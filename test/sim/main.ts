@@ -195,4 +195,8 @@ async function main(): Promise<number> {
   return failed.length === 0 ? 0 : 1;
 }
 
+if (process.argv.includes("--help")) {
+  console.log(USAGE);
+  process.exit(0);
+}
 process.exitCode = await main();

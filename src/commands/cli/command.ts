@@ -64,6 +64,10 @@ export function checkFlags(command: string, raw: readonly string[], definitions:
     if (!word.startsWith("-") || word === "-") continue;
     const equals = word.indexOf("=");
     const name = (equals < 0 ? word : word.slice(0, equals)).replace(/^--?/, "");
+    if (/^-\d/.test(word))
+      throw new UsageError(
+        `"${word}" is negative, which nothing of "${command}" may be: see ${command} --help`,
+      );
     if (!accepted.has(name))
       throw new UsageError(`Unknown option ${word} for "${command}": see ${command} --help`);
     if (!takesValue.has(name)) continue;

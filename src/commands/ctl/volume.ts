@@ -340,7 +340,7 @@ export const volumeAccessCommand = leaf({
       console.log(
         args.json
           ? JSON.stringify({ name: args.name, clients: list ?? null })
-          : `Volume ${args.name} may be used by ${accessText(list)}`,
+          : `Volume ${args.name} may be used by ${accessText(list)}${list?.length === 0 ? ": no name is on its list (--everybody removes the list)" : ""}`,
       );
     });
   },

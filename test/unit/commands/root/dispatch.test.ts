@@ -79,6 +79,10 @@ describe("dispatch", () => {
   test.each([
     [["--frob"], `Unknown option --frob for "torus ctl status": see torus ctl status --help`],
     [
+      ["-5MiB"],
+      `"-5MiB" is negative, which nothing of "torus ctl status" may be: see torus ctl status --help`,
+    ],
+    [
       ["--frob", "--level", "middle"],
       `Unknown option --frob for "torus ctl status": see torus ctl status --help`,
     ],
