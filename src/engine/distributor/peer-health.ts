@@ -125,6 +125,13 @@ export class PeerHealth {
     this.onChange(peer, false);
   }
 
+  /** Asks a peer that has not answered yet who it is. Until it does it is silent. */
+  greet(peer: PeerId): void {
+    const state = this.#state(peer);
+    if (state.incarnation === "" && !state.suspect && !state.probing && !this.#closed)
+      void this.#probeOne(peer, state);
+  }
+
   /** Asks no more. */
   close(): void {
     this.#closed = true;
@@ -168,6 +175,7 @@ export class PeerHealth {
       this.noteSpace(peer, low);
       return this.succeeded(peer, answered);
     }
+    if (!state.suspect) return this.failed(peer, true);
     state.gone = true;
     state.probeBackoffMs = Math.min(state.probeBackoffMs * 2, PROBE_BACKOFF_MS_MAX);
     state.probeAtMs = this.#clock.nowMs() + state.probeBackoffMs;

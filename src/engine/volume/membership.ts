@@ -1,7 +1,9 @@
 /**
  * Which log set the volume should have now (rules R2 and R4): the placing members of the current ring that can be
  * reached, each in the incarnation it has now, and as many copies as the write level asks for and members there
- * are. A pure function of what is known; the volume decides when to act on it, and acts by a checkpoint.
+ * are. A member is taken in only once it has answered, as who it then said it was: its registration may be of a disk that
+ * is gone, and a set that names that one waits for it at the next open. A pure function of what is known; the volume
+ * decides when to act on it, and acts by a checkpoint.
  */
 import type { Incarnation, PeerId } from "../../base";
 import { placingMembers, type Ring } from "../../ring";
@@ -37,7 +39,11 @@ export function desiredLogSet(view: MembershipView): LogSet | undefined {
     if (view.health.silentMs(peerId) > toleratedMs) continue;
     // Without a live registration only a member that still answers stays; it is not taken in anew.
     if (!record?.live && (!present.has(peerId) || !view.health.isUp(peerId))) continue;
-    const incarnation = incarnationOf(view, present.get(peerId), record?.incarnation, peerId);
+    const before = present.get(peerId);
+    const incarnation =
+      before === undefined
+        ? newcomer(view, peerId)
+        : incarnationOf(view, before, record?.incarnation, peerId);
     if (incarnation !== undefined) members.push({ peerId, incarnation });
   }
   if (members.length === 0) return undefined;
@@ -45,17 +51,30 @@ export function desiredLogSet(view: MembershipView): LogSet | undefined {
   return { ringVersion: view.ring.spec.version, members, width };
 }
 
+/** The placing members that are not in the set and have not answered yet: they have to be asked who they are. */
+export function unheardNewcomers({ ring, current, health }: MembershipView): readonly PeerId[] {
+  return placingMembers(ring.spec)
+    .map(({ peerId }) => peerId)
+    .filter((peerId) => health.incarnation(peerId) === "")
+    .filter((peerId) => !current.members.some((member) => member.peerId === peerId));
+}
+
+function newcomer(view: MembershipView, peerId: PeerId): Incarnation | undefined {
+  const heard = view.health.incarnation(peerId);
+  return heard === "" || view.retired.has(heard) ? undefined : heard;
+}
+
 /** A store's incarnation only ever moves on: one that differs from the present set's, and was not before it, is newer. */
 function incarnationOf(
   view: MembershipView,
-  present: Incarnation | undefined,
+  present: Incarnation,
   registered: Incarnation | undefined,
   peerId: PeerId,
-): Incarnation | undefined {
+): Incarnation {
   const heard = view.health.incarnation(peerId);
   for (const one of [registered, heard])
     if (one !== undefined && one !== "" && one !== present && !view.retired.has(one)) return one;
-  return present ?? registered;
+  return present;
 }
 
 export function sameLogSet(one: LogSet, other: LogSet): boolean {

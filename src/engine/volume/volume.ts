@@ -15,7 +15,7 @@ import type { CheckpointOutcome, CheckpointRequest } from "./checkpointer";
 import { ExtentScan, type VolumeExtent } from "./device-extents";
 import { VolumeError } from "./errors";
 import { LogWriter } from "./log-writer";
-import { desiredLogSet, sameLogSet } from "./membership";
+import { desiredLogSet, type MembershipView, sameLogSet, unheardNewcomers } from "./membership";
 import { ReadPath } from "./read-path";
 import { Repairer } from "./repairer";
 import { SpaceShortage } from "./space-shortage";
@@ -402,7 +402,7 @@ export class Volume implements DistributorListener {
 
   #desired(goneMsMax: number): ReturnType<typeof desiredLogSet> {
     const { cluster, distributor, health, options, checkpointer } = this.#core;
-    return desiredLogSet({
+    const view: MembershipView = {
       cluster: cluster.view,
       ring: cluster.ring(),
       current: distributor.placement.log,
@@ -411,7 +411,9 @@ export class Volume implements DistributorListener {
       goneMsMax,
       silentMsMax: Math.max(goneMsMax, options.excludeSilentAfterMs),
       retired: checkpointer.retiredIncarnations,
-    });
+    };
+    for (const peerId of unheardNewcomers(view)) health.greet(peerId);
+    return desiredLogSet(view);
   }
 
   #membersDiffer(goneMsMax: number): boolean {
