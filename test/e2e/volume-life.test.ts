@@ -12,6 +12,7 @@ import {
   writeSync,
 } from "node:fs";
 import { Cluster, fioCommand, nbdsh, openScene, qemuIo, waitFor, writeRandomFile } from "./harness";
+import { stopProcess } from "../support/stopped";
 
 const MEBIBYTE = 1024 * 1024;
 const GIBIBYTE = 1024 * MEBIBYTE;
@@ -226,7 +227,7 @@ print("written", flush=True)
       script,
     ]);
     await waitFor("the client to have the volume open", () => client.output().includes("ready"));
-    process.kill(server.pid, "SIGSTOP");
+    stopProcess(server.pid);
     const unforced = await cluster.attempt(["ctl", "volume", "unlock", "disk", ...cluster.metaFlags]);
     expect(unforced.exitCode).toBe(2);
     expect(unforced.stderr).toMatch(/^Volume "disk" is attached by .*, or use --force\n$/);

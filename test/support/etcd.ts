@@ -6,6 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { stopProcess } from "./stopped";
 
 const START_DEADLINE_MS = 20_000;
 
@@ -140,7 +141,7 @@ export class EtcdProcess {
   }
 
   pause(): void {
-    this.#process?.kill("SIGSTOP");
+    if (this.#process !== undefined) stopProcess(this.#process.pid);
   }
 
   unpause(): void {

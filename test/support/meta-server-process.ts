@@ -1,6 +1,7 @@
 /** Starts meta-server.ts as a process of its own, to be killed and stopped by its id. */
 import { join } from "node:path";
 import { freePort } from "./etcd";
+import { stopProcess } from "./stopped";
 
 export class MetaServerProcess {
   readonly url: string;
@@ -32,7 +33,7 @@ export class MetaServerProcess {
   }
 
   pause(): void {
-    this.#child.kill("SIGSTOP");
+    stopProcess(this.#child.pid);
   }
 
   unpause(): void {

@@ -4,6 +4,7 @@
  * runs to its end has a deadline, and a failure shows what it said.
  */
 import { closeSync, existsSync, openSync, readFileSync, statSync } from "node:fs";
+import { stopProcess } from "../../support/stopped";
 
 const STOP_MS_MAX = 20_000;
 const COMMAND_MS_DEFAULT = 60_000;
@@ -66,7 +67,7 @@ export class ManagedProcess {
 
   /** Takes the process off the processor, as a suspended machine is; everything of it stays. */
   pause(): void {
-    this.child.kill("SIGSTOP");
+    stopProcess(this.child.pid);
   }
 
   /** Lets a paused process go on where it was. */
