@@ -92,6 +92,8 @@ const LOCAL_ETCD_HOST = "127.0.0.1";
 const LOCAL_ETCD_PORT = 2379;
 export const LOCAL_ETCD_URL = `etcd://${LOCAL_ETCD_HOST}:${LOCAL_ETCD_PORT}`;
 const PROBE_MS = 500;
+/** Where nobody listens a probe ends at once; a daemon that does may be slow to answer on a busy machine. */
+const ANSWER_MS = 10_000;
 
 export function configFilePath(): string {
   return join(process.env.TORUS_CONFIG_DIR ?? join(homedir(), ".torus"), "config.json");
@@ -124,7 +126,7 @@ function fromFlags(flags: MetaFlags): string | undefined {
 
 async function localDaemonListens(): Promise<boolean> {
   try {
-    const answer = await fetch(`${LOCAL_DAEMON_URL}/healthz`, { signal: AbortSignal.timeout(PROBE_MS) });
+    const answer = await fetch(`${LOCAL_DAEMON_URL}/healthz`, { signal: AbortSignal.timeout(ANSWER_MS) });
     return answer.headers.get("x-torus-metadata") === "embedded";
   } catch {
     // Nobody there is an ordinary answer to a probe.
