@@ -12,6 +12,10 @@ const PROBE_BACKOFF_MS_MIN = 250;
 const PROBE_BACKOFF_MS_MAX = 5_000;
 /** How long a peer that refused for lack of space is tried after the others. */
 const FULL_MS = 1_000;
+/** How long an answer tells who a peer is now. */
+const FRESH_MS = 5_000;
+/** How old it may be before the peer is asked again. */
+const GREETING_MS = 1_000;
 /** How often a peer that is nearly full is asked whether it still is. */
 const LOW_PROBE_MS = 500;
 
@@ -27,6 +31,7 @@ interface PeerState {
   /** It said that it is nearly full; asked now and then whether it still is. */
   low: boolean;
   incarnation: Incarnation | "";
+  heardAtMs: number;
 }
 
 export class PeerHealth {
@@ -94,9 +99,17 @@ export class PeerHealth {
     return this.#states.get(peer)?.incarnation ?? "";
   }
 
+  /** The same, but "" unless the answer came a moment ago: a disk may have been lost since. */
+  freshIncarnation(peer: PeerId): Incarnation | "" {
+    const state = this.#states.get(peer);
+    const isFresh =
+      state !== undefined && !state.suspect && this.#clock.nowMs() - state.heardAtMs <= FRESH_MS;
+    return isFresh ? state.incarnation : "";
+  }
+
   succeeded(peer: PeerId, incarnation: Incarnation | ""): void {
     const state = this.#state(peer);
-    if (incarnation !== "") state.incarnation = incarnation;
+    this.#heard(state, incarnation);
     state.fullUntilMs = 0;
     this.#clear(peer, state);
   }
@@ -104,7 +117,7 @@ export class PeerHealth {
   /** It answered, but refused: it is alive all the same. */
   full(peer: PeerId, incarnation: Incarnation | ""): void {
     const state = this.#state(peer);
-    if (incarnation !== "") state.incarnation = incarnation;
+    this.#heard(state, incarnation);
     state.fullUntilMs = this.#clock.nowMs() + FULL_MS;
     this.#clear(peer, state);
   }
@@ -125,11 +138,11 @@ export class PeerHealth {
     this.onChange(peer, false);
   }
 
-  /** Asks a peer that has not answered yet who it is. Until it does it is silent. */
+  /** Asks a peer that has not answered of late who it is. One that does not answer is silent until it does. */
   greet(peer: PeerId): void {
     const state = this.#state(peer);
-    if (state.incarnation === "" && !state.suspect && !state.probing && !this.#closed)
-      void this.#probeOne(peer, state);
+    const isKnown = state.incarnation !== "" && this.#clock.nowMs() - state.heardAtMs < GREETING_MS;
+    if (!isKnown && !state.suspect && !state.probing && !this.#closed) void this.#probeOne(peer, state);
   }
 
   /** Asks no more. */
@@ -181,6 +194,12 @@ export class PeerHealth {
     state.probeAtMs = this.#clock.nowMs() + state.probeBackoffMs;
   }
 
+  #heard(state: PeerState, incarnation: Incarnation | ""): void {
+    if (incarnation === "") return;
+    state.incarnation = incarnation;
+    state.heardAtMs = this.#clock.nowMs();
+  }
+
   #clear(peer: PeerId, state: PeerState): void {
     if (!state.suspect) return;
     state.suspect = false;
@@ -201,6 +220,7 @@ export class PeerHealth {
         fullUntilMs: 0,
         low: false,
         incarnation: "",
+        heardAtMs: 0,
       };
       this.#states.set(peer, state);
     }

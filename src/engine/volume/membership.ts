@@ -1,9 +1,9 @@
 /**
  * Which log set the volume should have now (rules R2 and R4): the placing members of the current ring that can be
  * reached, each in the incarnation it has now, and as many copies as the write level asks for and members there
- * are. A member is taken in only once it has answered, as who it then said it was: its registration may be of a disk that
- * is gone, and a set that names that one waits for it at the next open. A pure function of what is known; the volume
- * decides when to act on it, and acts by a checkpoint.
+ * are. A member is taken in only when it has answered just now, as who it said it is: its registration, and what was heard
+ * of it long ago, may be of a disk that is gone, and a set that names that one waits for it at the next open. A pure
+ * function of what is known; the volume decides when to act on it, and acts by a checkpoint.
  */
 import type { Incarnation, PeerId } from "../../base";
 import { placingMembers, type Ring } from "../../ring";
@@ -51,16 +51,15 @@ export function desiredLogSet(view: MembershipView): LogSet | undefined {
   return { ringVersion: view.ring.spec.version, members, width };
 }
 
-/** The placing members that are not in the set and have not answered yet: they have to be asked who they are. */
-export function unheardNewcomers({ ring, current, health }: MembershipView): readonly PeerId[] {
+/** The placing members that are not in the set: they have to be asked who they are. */
+export function newcomersOf({ ring, current }: MembershipView): readonly PeerId[] {
   return placingMembers(ring.spec)
     .map(({ peerId }) => peerId)
-    .filter((peerId) => health.incarnation(peerId) === "")
     .filter((peerId) => !current.members.some((member) => member.peerId === peerId));
 }
 
 function newcomer(view: MembershipView, peerId: PeerId): Incarnation | undefined {
-  const heard = view.health.incarnation(peerId);
+  const heard = view.health.freshIncarnation(peerId);
   return heard === "" || view.retired.has(heard) ? undefined : heard;
 }
 

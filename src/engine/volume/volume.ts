@@ -15,7 +15,7 @@ import type { CheckpointOutcome, CheckpointRequest } from "./checkpointer";
 import { ExtentScan, type VolumeExtent } from "./device-extents";
 import { VolumeError } from "./errors";
 import { LogWriter } from "./log-writer";
-import { desiredLogSet, type MembershipView, sameLogSet, unheardNewcomers } from "./membership";
+import { desiredLogSet, type MembershipView, sameLogSet, newcomersOf } from "./membership";
 import { ReadPath } from "./read-path";
 import { Repairer } from "./repairer";
 import { SpaceShortage } from "./space-shortage";
@@ -412,7 +412,7 @@ export class Volume implements DistributorListener {
       silentMsMax: Math.max(goneMsMax, options.excludeSilentAfterMs),
       retired: checkpointer.retiredIncarnations,
     };
-    for (const peerId of unheardNewcomers(view)) health.greet(peerId);
+    for (const peerId of newcomersOf(view)) health.greet(peerId);
     return desiredLogSet(view);
   }
 

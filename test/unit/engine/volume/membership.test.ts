@@ -2,11 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import type { Incarnation, PeerId } from "../../../../src/base";
 import type { PeerHealth } from "../../../../src/engine/distributor";
-import {
-  desiredLogSet,
-  type MembershipView,
-  unheardNewcomers,
-} from "../../../../src/engine/volume/membership";
+import { desiredLogSet, type MembershipView, newcomersOf } from "../../../../src/engine/volume/membership";
 import { buildRing } from "../../../../src/ring";
 
 const A = "aaaaaaaa-0000-4000-8000-000000000001" as PeerId;
@@ -18,10 +14,12 @@ interface Known {
   readonly current: Readonly<Record<string, string>>;
   readonly registered: Readonly<Record<string, string>>;
   readonly heard?: Readonly<Record<string, string>>;
+  /** Of those heard, a moment ago. */
+  readonly fresh?: Readonly<Record<string, string>>;
   readonly retired?: readonly string[];
 }
 
-function viewOf({ current, registered, heard = {}, retired = [] }: Known): MembershipView {
+function viewOf({ current, registered, heard = {}, fresh = {}, retired = [] }: Known): MembershipView {
   const members = Object.keys(registered).map((peerId) => ({
     peerId: peerId as PeerId,
     weight: 100,
@@ -32,6 +30,7 @@ function viewOf({ current, registered, heard = {}, retired = [] }: Known): Membe
     isGone: () => false,
     isUp: () => true,
     incarnation: (peerId: PeerId) => inc(heard[peerId] ?? ""),
+    freshIncarnation: (peerId: PeerId) => inc(fresh[peerId] ?? ""),
   };
   return {
     cluster: {
@@ -55,17 +54,17 @@ function viewOf({ current, registered, heard = {}, retired = [] }: Known): Membe
 }
 
 describe("a log set", () => {
-  test("takes a member in once it has answered, as who it said it was", () => {
+  test("takes a member in when it has answered just now, as who it said it is", () => {
     const known = { current: { [A]: "a1" }, registered: { [A]: "a1", [B]: "b1" } };
-    expect(unheardNewcomers(viewOf(known))).toEqual([B]);
-    expect(desiredLogSet(viewOf(known))?.members.map(({ peerId }) => peerId)).toEqual([A]);
-    const answered = viewOf({ ...known, heard: { [B]: "b2" } });
-    expect(unheardNewcomers(answered)).toEqual([]);
+    expect(newcomersOf(viewOf(known))).toEqual([B]);
+    for (const heard of [{}, { [B]: "b1" }])
+      expect(desiredLogSet(viewOf({ ...known, heard }))?.members.map(({ peerId }) => peerId)).toEqual([A]);
+    const answered = viewOf({ ...known, heard: { [B]: "b2" }, fresh: { [B]: "b2" } });
     expect(desiredLogSet(answered)?.members).toContainEqual({ peerId: B, incarnation: inc("b2") });
   });
 
   test("does not take back an incarnation that a later one replaced", () => {
-    const known = { current: { [A]: "a1" }, registered: { [A]: "a1", [B]: "b1" }, heard: { [B]: "b1" } };
+    const known = { current: { [A]: "a1" }, registered: { [A]: "a1", [B]: "b1" }, fresh: { [B]: "b1" } };
     expect(desiredLogSet(viewOf({ ...known, retired: ["b1"] }))?.members).toHaveLength(1);
   });
 
