@@ -14,6 +14,12 @@ export const REGRESSIONS: readonly { readonly seed: number; readonly what: strin
   { seed: 1487, what: "a disk was spared away while a write gone astray had damaged the other copy unseen" },
   { seed: 1777, what: "a disk was taken while an open was about to count on it" },
   { seed: 1866, what: "zeroes of a later session's trim were taken for an earlier session's" },
+  {
+    seed: 1512,
+    what: "a member was taken into a log set as the disk that it had been heard to have before it lost it",
+  },
+  { seed: 2113, what: "bits had flipped where the journal came much later" },
+  { seed: 2325, what: "an opener named a peer in its log set whose superblock had rotted unseen" },
   { seed: 2499, what: "a registration repeated in one life was taken for a disk that was rolled back" },
   { seed: 3823, what: "a write that was to go astray struck the only copy of a block of a later writer" },
   { seed: 4346, what: "a disk that was put back to a moment of its present start kept its incarnation" },

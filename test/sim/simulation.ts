@@ -117,8 +117,9 @@ export class Simulation {
     this.registry = new ContentRegistry(new BlockHeader());
     this.network.onPut = (_from, peer, put) => {
       this.registry.check(put);
-      this.faults?.beforePut(peer);
+      this.faults?.beforeCounting(peer);
     };
+    this.network.onFence = (peer) => this.faults?.beforeCounting(peer);
     this.metadata.inner.watch(keys.volumesPrefix, {
       onSnapshot: (entries) => {
         for (const entry of entries) this.noteHead(entry);

@@ -14,7 +14,7 @@ import {
 import { StorageStatus } from "../../../src/engine";
 import { PeerService } from "../../../src/engine/peer";
 import { openSegmentStore, type SegmentStore } from "../../../src/engine/store";
-import { segmentGeometry } from "../../../src/engine/store/layout";
+import { RECORD_BYTES, segmentGeometry } from "../../../src/engine/store/layout";
 import { isMetaError, type KeyValueStore, PeerDirectory, type PeerRegistration } from "../../../src/meta";
 import { SimulatedDisk } from "../simulated-disk";
 import type { SimMetadata } from "../world/metadata";
@@ -98,6 +98,17 @@ export class SimPeer {
   /** The disk is as quick as it was. */
   recoverDisk(): void {
     this.syncMs = this.machine.syncMs;
+  }
+
+  /** Whether a byte lies where the store has no record yet: what rots there shows when the journal comes to it, much later. */
+  isUnwrittenMetadata(fileName: string, offsetBytes: number): boolean {
+    const { dataOffset } = segmentGeometry(this.disk.sizeOf(fileName), this.machine.unitBytes);
+    if (offsetBytes >= dataOffset) return false;
+    const start = offsetBytes - (offsetBytes % RECORD_BYTES);
+    return this.disk
+      .bytesOf(fileName)
+      .subarray(start, start + RECORD_BYTES)
+      .every((byte) => byte === 0);
   }
 
   /** Bytes of a segment changed in silence, from here on. */

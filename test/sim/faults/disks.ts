@@ -60,7 +60,10 @@ export function diskFaults(tools: FaultTools): Kind[] {
       const name = random.pick(files);
       const used = peer.disk.writtenBytes(name);
       const offsetBytes = random.below(Math.max(1, used));
-      peer.disk.flipBit(name, offsetBytes, random.below(8));
+      const bit = random.below(8);
+      // The budget could not follow it until it shows.
+      if (peer.isUnwrittenMetadata(name, offsetBytes)) continue;
+      peer.disk.flipBit(name, offsetBytes, bit);
       peer.noteChange(name, offsetBytes);
     }
     log(`${flips} bits of the disk of ${peer.name} flip`);

@@ -195,8 +195,11 @@ export class Faults {
     peer.boot();
   }
 
-  /** A writer that may count on this peer alone must not do so while nobody knows whether its store opens whole. */
-  beforePut(peerId: PeerId): void {
+  /**
+   * A writer that may count on this peer alone, or an opener that is about to name it in a log set, must not do so while
+   * nobody knows whether its store opens whole.
+   */
+  beforeCounting(peerId: PeerId): void {
     if (this.stopped) return;
     const peer = this.stage.peers.find((each) => each.peerId === peerId);
     if (peer?.isDoubtful !== true || !this.isNarrow) return;

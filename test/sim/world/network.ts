@@ -62,6 +62,8 @@ export class SimNetwork {
   readonly random: Prng;
   /** Called with every put that leaves a process, before anything can happen to it. */
   onPut: (from: SimProcess, peer: PeerId, put: OutgoingPut) => void = () => undefined;
+  /** The same for every fence. */
+  onFence: (peer: PeerId) => void = () => undefined;
   private readonly peers = new Map<PeerId, PeerEndpoint>();
   private readonly names = new Map<PeerId, string>();
   private readonly blocked = new Set<string>();
@@ -203,6 +205,7 @@ class SimTransport implements PeerTransport {
   }
 
   fence(peer: PeerId, request: FenceRequest): Promise<FenceReply> {
+    this.network.onFence(peer);
     return this.control(peer, "fence", (service) => service.fence(request));
   }
 
