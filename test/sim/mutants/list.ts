@@ -87,8 +87,8 @@ export const MUTANTS: readonly Mutant[] = [
     rule: "R5",
     plan: "a writer left behind, and fences on disk only",
     file: STORE,
-    find: "      this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, this.#stateDone(done));",
-    replace: "      done(status);",
+    find: "      this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, raised);",
+    replace: "      void raised;\n      done(status);",
   },
   {
     name: "change set or width without joint acknowledgements",
@@ -161,8 +161,8 @@ export const MUTANTS: readonly Mutant[] = [
     rule: "R3c",
     plan: "metadata from a backup, with clocks that go on",
     file: "src/engine/peer/peer-service.ts",
-    find: "  if (minted === undefined) return undefined;",
-    replace: "  if (minted === undefined || headEpoch > 0) return undefined;",
+    find: "): number | undefined {\n  if (minted === undefined) return undefined;",
+    replace: "): number | undefined {\n  if (minted === undefined || headEpoch > 0) return undefined;",
   },
   {
     name: "grant a fence to a head that reached further once",
@@ -423,7 +423,7 @@ export const MUTANTS: readonly Mutant[] = [
     rule: "R1",
     plan: "a fence behind a slow put",
     file: STORE,
-    find: "    this.#open.callbacks.push((status) => {\n      if (status !== StorageStatus.ok) return done(status);\n      this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, this.#stateDone(done));\n    });\n    this.#queueCommit();",
+    find: "    this.#open.callbacks.push((status) => {\n      if (status !== StorageStatus.ok) return done(status);\n      const raised = this.#stateDone((raisedStatus) => {\n        this.#isAhead ||= raisedStatus === StorageStatus.ok;\n        done(raisedStatus);\n      });\n      this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, raised);\n    });\n    this.#queueCommit();",
     replace:
       "    this.#state.raiseFence(volumeId, this.#fences.get(volumeId) as number, this.#stateDone(done));",
     also: {
