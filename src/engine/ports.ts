@@ -76,8 +76,9 @@ export interface ServiceRead {
   readonly slotCount: number;
   /**
    * ok: `source.bytes[offset .. +lengthBytes)` holds the slots (or the header, which was verified). `check` is crc32
-   * over the verified header's CRCs of these slots, each as a little-endian u32 (see block/format.ts); 0 for a header
-   * read. The slots themselves are the reader's to check against it: it must in any case, for what the network did.
+   * over the CRCs that the block's header holds of these slots, each as a little-endian u32 (see block/format.ts); 0
+   * for a header read. Slots and their CRCs are as the disk has them, and the reader's to compare: it must in any case,
+   * for what the network did.
    * The source may be lent: it stays unchanged until `release`, which must be called once when given.
    */
   done(

@@ -12,34 +12,20 @@ import {
   type PeerId,
   type VolumeId,
 } from "../../src/base";
-import {
-  EventLoop,
-  nativeBuffer,
-  openDirectoryDisk,
-  startSyncThread,
-  systemRandom,
-  WorkerSyncer,
-} from "../../src/base/io";
+import { nativeBuffer, openDirectoryDisk, systemRandom } from "../../src/base/io";
 import { BlockBuilder, blockBufferBytes, makeBlockSealer, type SealedBlock } from "../../src/engine/block";
 import { PeerService } from "../../src/engine/peer";
 import { StorageStatus } from "../../src/engine/ports";
 import { openSegmentStore } from "../../src/engine/store";
 import { putSmallBlocks } from "./conditions/small-blocks";
+import { startSyncedLoop } from "./synced-loop";
 
 const CLUSTER = "11111111-2222-3333-4444-555555555555" as ClusterId;
 const PEER = "99999999-8888-7777-6666-555555555555" as PeerId;
 const sealer = makeBlockSealer(CLUSTER);
 const directory = process.argv[2] ?? "/dev/shm";
 const path = mkdtempSync(join(directory, "torus-bench-"));
-const loop = new EventLoop({ blockMsMax: 20 });
-const running = loop.run();
-const thread = startSyncThread(
-  new URL("../../src/commands/workers/sync-worker.ts", import.meta.url).href,
-  (error) => {
-    throw error;
-  },
-);
-const syncer = new WorkerSyncer(loop, thread.channel);
+const { loop, syncer, stop } = startSyncedLoop();
 const sizeBytes = Number(process.env.STORE_GIB ?? 6) * 1024 ** 3;
 
 const open = (size = sizeBytes) =>
@@ -189,9 +175,7 @@ async function main(): Promise<void> {
 try {
   await main();
 } finally {
-  loop.stop();
-  await running;
-  await thread.stop();
+  await stop();
   rmSync(path, { recursive: true });
 }
 process.exit(0);

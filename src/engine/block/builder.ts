@@ -16,12 +16,14 @@ import {
 } from "../../base";
 import { blockSeed, clusterIdBytes, clusterSeed, slotCrc } from "./crc";
 import {
+  AHEAD_OF_HEAD_OFFSET,
   BLOCK_FORMAT_VERSION,
   BLOCK_HEADROOM_BYTES,
   BLOCK_MAGIC,
   BLOCK_SIZE_MAX,
   EXTENT_BYTES,
   EXTENT_COUNT_MAX,
+  HEADER_CRC_OFFSET,
   HEADER_FIXED_BYTES,
   HOLE_SLOT,
   PAGE_BYTES,
@@ -30,8 +32,6 @@ import {
 
 const DEAD_SLOT = -1;
 const HOLE_PAGE_COUNT_MAX = 2 ** 32 - 1;
-const CRC_OFFSET = 64;
-const AHEAD_OFFSET = 68;
 const TWO_32 = 2 ** 32;
 
 /** Where the sealed bytes stand in the builder's buffer. */
@@ -174,7 +174,7 @@ export class BlockBuilder {
     const header = startHeader(this.buffer, sealer, ref, extentCount, payloadBytes);
     const aheadOfHead = ref.index - coveredIndex;
     if (coveredIndex > 0 && aheadOfHead < TWO_32)
-      this.buffer.view.setUint32(header + AHEAD_OFFSET, aheadOfHead, true);
+      this.buffer.view.setUint32(header + AHEAD_OF_HEAD_OFFSET, aheadOfHead, true);
     this.writeExtents(header + HEADER_FIXED_BYTES);
     const crcs = header + HEADER_FIXED_BYTES + extentCount * EXTENT_BYTES;
     const seed = blockSeed(sealer.seed, ref);
@@ -282,8 +282,8 @@ function startHeader(
   view.setUint32(offset + 52, payloadBytes, true);
   view.setUint32(offset + 56, extentCount, true);
   view.setUint32(offset + 60, slotCount, true);
-  view.setUint32(offset + CRC_OFFSET, 0, true);
-  view.setUint32(offset + AHEAD_OFFSET, 0, true);
+  view.setUint32(offset + HEADER_CRC_OFFSET, 0, true);
+  view.setUint32(offset + AHEAD_OF_HEAD_OFFSET, 0, true);
   return offset;
 }
 
@@ -295,7 +295,7 @@ function finishHeader(
 ): SealedBlock {
   const headerBytes = BLOCK_HEADROOM_BYTES - offset;
   const headerCrc = Bun.hash.crc32(buffer.bytes.subarray(offset, BLOCK_HEADROOM_BYTES));
-  buffer.view.setUint32(offset + CRC_OFFSET, headerCrc, true);
+  buffer.view.setUint32(offset + HEADER_CRC_OFFSET, headerCrc, true);
   return { ref, buffer, offset, lengthBytes: headerBytes + payloadBytes, headerBytes, headerCrc };
 }
 

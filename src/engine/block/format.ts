@@ -29,6 +29,9 @@ export const PAGE_BYTES = 4096;
 export const BLOCK_MAGIC = 0x4b4c4254;
 export const BLOCK_FORMAT_VERSION = 1;
 export const HEADER_FIXED_BYTES = 72;
+/** Offsets in the header. */
+export const HEADER_CRC_OFFSET = 64;
+export const AHEAD_OF_HEAD_OFFSET = 68;
 export const EXTENT_BYTES = 16;
 export const SLOT_CRC_BYTES = 4;
 export const HOLE_SLOT = 0xffffffff;

@@ -14,11 +14,13 @@ import {
 } from "../../base";
 import { clusterIdBytes, crcWithHole, slotCrc } from "./crc";
 import {
+  AHEAD_OF_HEAD_OFFSET,
   BLOCK_FORMAT_VERSION,
   BLOCK_MAGIC,
   BLOCK_SIZE_MAX,
   EXTENT_BYTES,
   EXTENT_COUNT_MAX,
+  HEADER_CRC_OFFSET,
   HEADER_FIXED_BYTES,
   HOLE_SLOT,
   PAGE_BYTES,
@@ -53,8 +55,6 @@ export interface BlockExtent {
   firstSlot: number;
 }
 
-const CRC_OFFSET = 64;
-const AHEAD_OFFSET = 68;
 const CLUSTER_OFFSET = 8;
 const CLUSTER_BYTES = 16;
 const REF_OFFSET = 24;
@@ -90,13 +90,13 @@ export class BlockHeader {
   parse(buffer: NativeBuffer, offset: number, availableBytes: number): BlockFault {
     const fault = this.locate(buffer, offset, availableBytes);
     if (fault !== BlockFault.none) return fault;
-    if (crcWithHole(buffer, offset, this.headerBytes, CRC_OFFSET) !== this.headerCrc)
+    if (crcWithHole(buffer, offset, this.headerBytes, HEADER_CRC_OFFSET) !== this.headerCrc)
       return BlockFault.badHeaderCrc;
     const ref = decodeBlockRef(buffer.view, offset + REF_OFFSET);
     if (ref === undefined) return BlockFault.badRef;
     const isData = ref.kind === BlockKind.data;
     if (isData ? this.payloadBytes % PAGE_BYTES !== 0 : this.extentCount !== 0) return BlockFault.badLengths;
-    const aheadOfHead = buffer.view.getUint32(offset + AHEAD_OFFSET, true);
+    const aheadOfHead = buffer.view.getUint32(offset + AHEAD_OF_HEAD_OFFSET, true);
     if (aheadOfHead > (isData ? ref.index : 0)) return BlockFault.badLengths;
     this.ref = ref;
     this.coveredIndex = aheadOfHead === 0 ? 0 : ref.index - aheadOfHead;
@@ -129,7 +129,7 @@ export class BlockHeader {
     this.payloadBytes = payloadBytes;
     this.extentCount = extentCount;
     this.slotCount = slotCount;
-    this.headerCrc = view.getUint32(offset + CRC_OFFSET, true);
+    this.headerCrc = view.getUint32(offset + HEADER_CRC_OFFSET, true);
     this.view = view;
     this.bytes = buffer.bytes;
     this.offset = offset;

@@ -6,19 +6,12 @@
 import { readFileSync, statfsSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type ClusterId, parsePeerId } from "../../../src/base";
-import {
-  EventLoop,
-  nativeBuffer,
-  openDeviceDisk,
-  openDirectoryDisk,
-  startSyncThread,
-  systemRandom,
-  WorkerSyncer,
-} from "../../../src/base/io";
+import { nativeBuffer, openDeviceDisk, openDirectoryDisk, systemRandom } from "../../../src/base/io";
 import { makeBlockSealer } from "../../../src/engine/block";
 import { openSegmentStore } from "../../../src/engine/store";
 import { Cluster, type Daemon } from "../../e2e/harness";
 import { anonymousMebibytes, cpuSeconds, Metrics, type Stage } from "./figures";
+import { startSyncedLoop } from "../synced-loop";
 import { putSmallBlocks } from "./small-blocks";
 
 const GIB = 2 ** 30;
@@ -40,15 +33,7 @@ async function fillStore(
   peerId: string,
   count: number,
 ): Promise<void> {
-  const loop = new EventLoop({ blockMsMax: 20 });
-  const running = loop.run();
-  const thread = startSyncThread(
-    new URL("../../../src/commands/workers/sync-worker.ts", import.meta.url).href,
-    (error) => {
-      throw error;
-    },
-  );
-  const syncer = new WorkerSyncer(loop, thread.channel);
+  const { loop, syncer, stop } = startSyncedLoop();
   const store = await openSegmentStore({
     disk:
       place.device === undefined
@@ -67,9 +52,7 @@ async function fillStore(
   });
   await putSmallBlocks(store, makeBlockSealer(clusterId), loop, count);
   await store.close();
-  loop.stop();
-  await running;
-  await thread.stop();
+  await stop();
 }
 
 async function startFilled({ say }: Stage, daemon: Daemon, count: number): Promise<void> {

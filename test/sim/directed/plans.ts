@@ -40,6 +40,21 @@ async function tailApartFromMap(scene: Scene): Promise<{ struck: SimPeer; away: 
   throw new Error("all blocks are where the map is");
 }
 
+/** The writer and one holder of its tail are gone, and the other holder comes back with its disk as it was. */
+async function putBack(
+  scene: Scene,
+  { struck, away }: { struck: SimPeer; away: SimPeer },
+  images: ReadonlyMap<SimPeer, DiskImage>,
+): Promise<void> {
+  scene.writer.crash();
+  away.crash(true);
+  struck.process.log("comes back with an older disk");
+  struck.crash(true);
+  struck.disk.restore(images.get(struck) as DiskImage);
+  await scene.bootAndServe(struck);
+  await scene.openIfItMay(scene.heir);
+}
+
 /** The metadata are put back to a backup of before the last session; at the end to their newest copy. */
 async function backUpAndPutBack(scene: Scene): Promise<void> {
   const { writer, heir } = scene;
@@ -251,14 +266,7 @@ export const PLANS: readonly Plan[] = [
       const images = new Map<SimPeer, DiskImage>(scene.peers.map((peer) => [peer, peer.disk.image()]));
       for (const peer of scene.peers) peer.crash(true);
       await scene.bootAndServe(...scene.peers);
-      const { struck, away } = await tailApartFromMap(scene);
-      scene.writer.crash();
-      away.crash(true);
-      struck.process.log("comes back with an older disk");
-      struck.crash(true);
-      struck.disk.restore(images.get(struck) as DiskImage);
-      await scene.bootAndServe(struck);
-      await scene.openIfItMay(scene.heir);
+      await putBack(scene, await tailApartFromMap(scene), images);
     },
   },
   {
@@ -267,15 +275,9 @@ export const PLANS: readonly Plan[] = [
     config: { peerCount: 3 },
     async run(scene) {
       const images = new Map<SimPeer, DiskImage>(scene.peers.map((peer) => [peer, peer.disk.image()]));
-      const { struck, away } = await tailApartFromMap(scene);
+      const split = await tailApartFromMap(scene);
       await scene.sleep(2 * HEARTBEAT_MS);
-      scene.writer.crash();
-      away.crash(true);
-      struck.process.log("comes back with an older disk");
-      struck.crash(true);
-      struck.disk.restore(images.get(struck) as DiskImage);
-      await scene.bootAndServe(struck);
-      await scene.openIfItMay(scene.heir);
+      await putBack(scene, split, images);
     },
   },
   {
