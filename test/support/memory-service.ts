@@ -138,8 +138,12 @@ export class MemoryService implements StorageService {
       return StorageStatus.fenced;
     const name = formatBlockRef(ref);
     const existing = this.blocks.get(name);
-    if (existing !== undefined)
-      return existing.headerCrc === headerCrc ? StorageStatus.ok : StorageStatus.conflict;
+    if (existing !== undefined) {
+      if (existing.headerCrc !== headerCrc) return StorageStatus.conflict;
+      // A copy that rotted is replaced, as every store does.
+      if (this.#verifier.verify(existing.buffer, 0, existing.lengthBytes) === BlockFault.none)
+        return StorageStatus.ok;
+    }
     const buffer = this.allocate(request.lengthBytes);
     buffer.bytes.set(request.buffer.bytes.subarray(request.offset, request.offset + request.lengthBytes));
     this.blocks.set(name, { ref, buffer, lengthBytes: request.lengthBytes, headerCrc });

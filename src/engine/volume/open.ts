@@ -416,12 +416,14 @@ class Opening {
     const { bufferPool, clock } = this.#ports;
     const buffer = await bufferPool.acquire();
     const ref = this.#tailRef(block.index);
+    const damaged = new Set<PeerId>();
     let found = { status: StorageStatus.notFound as StorageStatus, offset: 0, lengthBytes: 0 };
     try {
       for (const holder of block.holders) {
         if (this.#failure) throw this.#failure;
         found = await this.#reader.readBlock(ref, buffer, holder.peerId);
         if (found.status === StorageStatus.ok) break;
+        if (found.status === StorageStatus.corrupt) damaged.add(holder.peerId);
       }
       if (this.#failure) throw this.#failure;
     } catch (error) {
@@ -444,8 +446,9 @@ class Opening {
     sending.writerEpoch = this.#grant.epoch;
     sending.ordered = false;
     const nowMs = clock.nowMs();
+    // What was just found damaged is no copy, whatever the peer listed: it is sent again, which mends it.
     for (const holder of block.holders)
-      if (replies.some((reply) => reply.peerId === holder.peerId))
+      if (!damaged.has(holder.peerId) && replies.some((reply) => reply.peerId === holder.peerId))
         sending.addStored(holder.peerId, holder.incarnation, nowMs);
     await new Promise<void>((resolve) => {
       sending.acknowledged = resolve;
