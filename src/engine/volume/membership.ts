@@ -2,8 +2,9 @@
  * Which log set the volume should have now (rules R2 and R4): the placing members of the current ring that can be
  * reached, each in the incarnation it has now, and as many copies as the write level asks for and members there
  * are. A member is taken in only when it has answered just now, as who it said it is: its registration, and what was heard
- * of it long ago, may be of a disk that is gone, and a set that names that one waits for it at the next open. A pure
- * function of what is known; the volume decides when to act on it, and acts by a checkpoint.
+ * of it long ago, may be of a disk that is gone, and a set that names that one waits for it at the next open. But while
+ * one may still answer, a set that has its copies is not left for one with fewer. A pure function of what is known; the
+ * volume decides when to act on it, and acts by a checkpoint.
  */
 import type { Incarnation, PeerId } from "../../base";
 import { placingMembers, type Ring } from "../../ring";
@@ -26,13 +27,14 @@ export interface MembershipView {
   readonly retired: ReadonlySet<Incarnation>;
 }
 
-/** The set to have, or undefined when no member can be reached (then the present one stays). */
+/** The set to have, or undefined when the present one stays: no member can be reached, or one is worth waiting for. */
 export function desiredLogSet(view: MembershipView): LogSet | undefined {
   const records = new Map<PeerId, PeerRecord>();
   for (const record of view.cluster.peers) records.set(record.peerId, record);
   const present = new Map<PeerId, Incarnation>();
   for (const member of view.current.members) present.set(member.peerId, member.incarnation);
   const members: LogMember[] = [];
+  let isAwaited = false;
   for (const { peerId } of placingMembers(view.ring.spec)) {
     const record = records.get(peerId);
     const toleratedMs = view.health.isGone(peerId) ? view.goneMsMax : view.silentMsMax;
@@ -45,10 +47,21 @@ export function desiredLogSet(view: MembershipView): LogSet | undefined {
         ? newcomer(view, peerId)
         : incarnationOf(view, before, record?.incarnation, peerId);
     if (incarnation !== undefined) members.push({ peerId, incarnation });
+    else if (view.health.freshIncarnation(peerId) === "") isAwaited = true;
   }
   if (members.length === 0) return undefined;
   const width = Math.min(widthOf(view.writeLevel, view.ring.spec.replication), members.length);
+  if (isAwaited && width < view.current.width && hasItsCopies(view)) return undefined;
   return { ringVersion: view.ring.spec.version, members, width };
+}
+
+/** Whether as many members of the present set as its width answer, as who they are there. */
+function hasItsCopies({ current, health }: MembershipView): boolean {
+  const answering = current.members.filter(({ peerId, incarnation }) => {
+    const heard = health.incarnation(peerId);
+    return health.isUp(peerId) && (heard === "" || heard === incarnation);
+  });
+  return answering.length >= current.width;
 }
 
 /** The placing members that are not in the set: they have to be asked who they are. */

@@ -216,6 +216,43 @@ describe("members of the log set", () => {
     expect((await cluster.run(volume.close())).clean).toBe(true);
   });
 
+  test("a new member that is away for a moment is waited for rather than have fewer copies", async () => {
+    for (const away of ["down", "silent"] as const) {
+      const { cluster, volume } = await start({ peerCount: 2 });
+      const leaving = [...cluster.peers];
+      const [here, late] = [await cluster.addPeer(), await cluster.addPeer()];
+      late[away] = true;
+      const members = [here, late].map(({ peerId }) => ({ peerId, weight: 1, zone: "" }));
+      await cluster.changeRing({ kind: "add", members });
+      for (const { peerId } of leaving) await cluster.changeRing({ kind: "drain", peerId });
+      for (let step = 0; step < 10; step += 1) {
+        await cluster.pass(250);
+        expect(volume.health.width).toBe(2);
+      }
+      late[away] = false;
+      for (let step = 0; step < 60; step += 1) {
+        await cluster.pass(250);
+        expect(volume.health.width).toBe(2);
+      }
+      for (const peer of leaving) cluster.kill(peer);
+      expect(await cluster.run(write(volume, 0, filled(4096, 1), true))).toBe(0);
+      expect(volume.health).toMatchObject({ degraded: false, width: 2, memberCount: 2 });
+    }
+  });
+
+  test("a new member that stays away is not waited for for ever", async () => {
+    const { cluster, volume } = await start({ peerCount: 2 });
+    const leaving = [...cluster.peers];
+    const [here, away] = [await cluster.addPeer(), await cluster.addPeer()];
+    away.silent = true;
+    const members = [here, away].map(({ peerId }) => ({ peerId, weight: 1, zone: "" }));
+    await cluster.changeRing({ kind: "add", members });
+    for (const { peerId } of leaving) await cluster.changeRing({ kind: "drain", peerId });
+    await cluster.until(() => volume.health.memberCount === 1, "the one that answers is the set");
+    away.silent = false;
+    await cluster.until(() => !volume.health.degraded, "two copies again");
+  });
+
   test("the head soon passes what was written while the log set changed, so that needless copies may go", async () => {
     const { cluster, volume } = await start();
     await cluster.run(write(volume, 0, filled(MIB, 1), true));
