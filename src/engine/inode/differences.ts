@@ -40,7 +40,7 @@ interface ReadPair {
 
 /**
  * Yields the differences in order of pages, merged where they touch and are of one kind. Either root may be null
- * (nothing is mapped). Rejects with InodeError "node-unreadable" or "bad-node".
+ * (nothing is mapped). Rejects with InodeError "node-unreadable", "node-missing" or "bad-node".
  */
 export async function* diffRoots(
   after: NodePointer | null,

@@ -6,6 +6,8 @@ export type InodeErrorCode =
   | "bad-node"
   /** An INode block could not be read. */
   | "node-unreadable"
+  /** Every peer answered, and none has the INode block. */
+  | "node-missing"
   | "too-many-epochs";
 
 export class InodeError extends TorusError<InodeErrorCode> {}

@@ -510,7 +510,7 @@ export function createPageMap(options: PageMapOptions): PageMap {
   return new VolumePageMap(options);
 }
 
-/** Throws InodeError: "node-unreadable" (retryable) or "bad-node". */
+/** Throws InodeError: "node-unreadable" or "node-missing" (retryable), or "bad-node". */
 export async function openPageMap(options: PageMapOptions, root: NodePointer): Promise<PageMap> {
   const map = new VolumePageMap(options);
   await map.load(root);

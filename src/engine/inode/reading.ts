@@ -13,16 +13,7 @@ export function readNode<T>(
   return new Promise((resolve, reject) => {
     reader.readNode(pointer, (status, buffer, offsetBytes) => {
       if (status !== StorageStatus.ok || buffer === undefined) {
-        const where = `INode block ${pointer.volumeId}/${pointer.epoch}/${pointer.index}`;
-        reject(
-          new InodeError(
-            "node-unreadable",
-            `Cannot read the volume's map: ${where} gave storage status ${status}`,
-            {
-              retryable: true,
-            },
-          ),
-        );
+        reject(unreadable(pointer, status));
         return;
       }
       try {
@@ -32,4 +23,13 @@ export function readNode<T>(
       }
     });
   });
+}
+
+function unreadable(pointer: NodePointer, status: StorageStatus): InodeError {
+  const block = `INode block ${pointer.volumeId}/${pointer.epoch}/${pointer.index}`;
+  const [code, what] =
+    status === StorageStatus.notFound
+      ? (["node-missing", `no peer has ${block}`] as const)
+      : (["node-unreadable", `${block} gave storage status ${status}`] as const);
+  return new InodeError(code, `Cannot read the volume's map: ${what}`, { retryable: true });
 }

@@ -27,7 +27,7 @@ export interface ReferenceVisitor {
 
 /**
  * Visits what `root` references; with `known`, only how it differs from what `known` references. Either may be null
- * (nothing). Throws InodeError "node-unreadable" or "bad-node": then nothing may be concluded, not even from what
+ * (nothing). Throws InodeError "node-unreadable", "node-missing" or "bad-node": then nothing may be concluded, not even from what
  * was visited already.
  */
 export async function walkReferences(

@@ -130,14 +130,14 @@ class Opening {
   explain(error: unknown): unknown {
     if (!(error instanceof InodeError)) return error;
     const name = this.#grant.volume.name;
-    return new VolumeError(
-      "unreadable",
-      `Cannot open volume "${name}": ${error.message}; start the peers that hold it`,
-      {
-        retryable: error.retryable,
-        cause: error,
-      },
-    );
+    const advice =
+      error.code === "node-missing"
+        ? "start the peers that are missing; if the metadata were put back to a backup, it is from before that part of the map was written anew and deleted: only a newer copy of the metadata opens the volume"
+        : "start the peers that hold it";
+    return new VolumeError("unreadable", `Cannot open volume "${name}": ${error.message}; ${advice}`, {
+      retryable: error.retryable,
+      cause: error,
+    });
   }
 
   async abandon(): Promise<void> {

@@ -89,7 +89,7 @@ describe("ensureLoaded", () => {
       good.bytes[at] = (good.bytes[at] as number) ^ (at % 2 === 0 ? 0xff : 0x01);
       store.immediate = true;
       const map = await openPageMap({ reader: store, residentBytesMax: LARGE }, root).catch((error) => {
-        expect(["bad-node", "node-unreadable"]).toContain(error.code);
+        expect(["bad-node", "node-missing"]).toContain(error.code);
       });
       if (map === undefined) {
         outcomes.refused += 1;
@@ -110,10 +110,16 @@ describe("ensureLoaded", () => {
 describe("openPageMap", () => {
   test("names the INode block it cannot read", async () => {
     const { store, root } = await written(1);
-    store.failure = StorageStatus.notFound;
-    await expect(openPageMap({ reader: store, residentBytesMax: LARGE }, root)).rejects.toMatchObject({
+    const open = () => openPageMap({ reader: store, residentBytesMax: LARGE }, root);
+    store.failure = StorageStatus.unreachable;
+    await expect(open()).rejects.toMatchObject({
       code: "node-unreadable",
-      message: "Cannot read the volume's map: INode block 1/5/1 gave storage status 1",
+      message: "Cannot read the volume's map: INode block 1/5/1 gave storage status 9",
+    });
+    store.failure = StorageStatus.notFound;
+    await expect(open()).rejects.toMatchObject({
+      code: "node-missing",
+      message: "Cannot read the volume's map: no peer has INode block 1/5/1",
     });
   });
 

@@ -46,4 +46,24 @@ describe("Volume", () => {
     expect(await cluster.run(read(volume, 0, 400_000))).toEqual(expected);
     expect((await cluster.run(volume.close())).clean).toBe(true);
   });
+
+  test("does not open over a map that no peer has, and says which metadata would", async () => {
+    const cluster = await TestCluster.start();
+    await cluster.run(cluster.volumes.create("db", GIB));
+    const client = await cluster.client();
+    let volume = await cluster.run(client.open("db"));
+    expect(await cluster.run(write(volume, 0, pattern(4096, 5)))).toBe(0);
+    await cluster.run(volume.close());
+    const removed = cluster.peers.flatMap(({ service }) =>
+      [...service.blocks].filter(([name]) => name.startsWith("inode")).map((entry) => ({ service, entry })),
+    );
+    expect(removed.length).toBeGreaterThan(1);
+    for (const { service, entry } of removed) service.blocks.delete(entry[0]);
+    await expect(cluster.run(client.open("db"))).rejects.toThrow(
+      /no peer has INode block 1\/\d+\/\d+; start the peers .* only a newer copy of the metadata opens the volume/,
+    );
+    for (const { service, entry } of removed) service.blocks.set(...entry);
+    volume = await cluster.run(client.open("db"));
+    expect(await cluster.run(read(volume, 0, 4096))).toEqual(pattern(4096, 5));
+  });
 });
