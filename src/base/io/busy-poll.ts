@@ -1,9 +1,10 @@
 /**
  * When an event loop asks for events again and again before it sleeps. Being woken costs a thread 20 to 60 us on a
  * virtual machine, several times as much as the work of a small request, and a request at depth 1 has four such
- * waits. Two signs say that asking pays: the last waits were shorter than a window, so the next one probably is too;
- * and the loop has time to spare. A loop that is busy most of the time finds its events waiting anyway, and does more
- * of them in a turn when it lets them gather. An idle loop sleeps: nothing is asked after waits longer than the window.
+ * waits. Asking pays only when the last waits were shorter than a window, so that the next one probably is too: an idle
+ * loop sleeps. Of those that are not idle, a loop with time to spare asks. A busy one may gain by it, because those who
+ * have work for it need not wake it, or lose, because it takes the core from those it waits for and lets no events
+ * gather; which of the two depends on who else has work, so it finds out: see `Comparison`.
  *
  * Pure: the loop tells how its waits and turns went.
  */
@@ -13,19 +14,30 @@ export const POLL_WINDOW_MS = 0.2;
 /** Confidence: one up for a short wait, two down for a long one, so that two of three must be short. */
 const CONFIDENCE_MAX = 16;
 const CONFIDENCE_TO_POLL = 8;
-/** Share of its time that a loop may work and still ask. */
-const BUSY_SHARE_MAX = 0.4;
+/** Share of its time that a loop may work and ask without having found out that it pays. */
+const SPARE_SHARE_MAX = 0.4;
 /** How much of the past counts after another turn. */
 const DECAY = 31 / 32;
+
+/** Long enough for hundreds of requests, short enough that a comparison is over before the load changes. */
+const SPELL_MS = 16;
+/** Spells of a comparison: half of them asking. */
+const SPELL_COUNT = 16;
+/** How much more must be received while asking. */
+const GAIN_MIN = 1.02;
+/** How long a finding holds. */
+const FINDING_MS = 4_000;
 
 export class BusyPoll {
   #confidence = 0;
   #workedMs = 0;
   #waitedMs = 0;
+  readonly #comparison = new Comparison();
 
   /** How long to ask before sleeping, in ms; 0: sleep at once. */
   get windowMs(): number {
-    return this.#confidence >= CONFIDENCE_TO_POLL && this.busyShare < BUSY_SHARE_MAX ? POLL_WINDOW_MS : 0;
+    if (this.#confidence < CONFIDENCE_TO_POLL) return 0;
+    return this.busyShare < SPARE_SHARE_MAX || this.#comparison.asks ? POLL_WINDOW_MS : 0;
   }
 
   /** Of the time of the last turns, 0 to 1. */
@@ -34,13 +46,59 @@ export class BusyPoll {
     return totalMs === 0 ? 0 : this.#workedMs / totalMs;
   }
 
-  /** A turn's work took `workedMs`, and the wait after it ended with an event after `waitedMs`. */
-  note(workedMs: number, waitedMs: number): void {
+  /** A turn's work took `workedMs` and received so many bytes, and the wait after it ended with an event. */
+  note(workedMs: number, waitedMs: number, receivedBytes: number): void {
     this.#workedMs = this.#workedMs * DECAY + workedMs;
     this.#waitedMs = this.#waitedMs * DECAY + Math.min(waitedMs, POLL_WINDOW_MS);
     this.#confidence =
       waitedMs <= POLL_WINDOW_MS
         ? Math.min(this.#confidence + 1, CONFIDENCE_MAX)
         : Math.max(this.#confidence - 2, 0);
+    if (this.#confidence > 0) this.#comparison.note(workedMs + Math.min(waitedMs, SPELL_MS), receivedBytes);
+    else this.#comparison.reset();
   }
+}
+
+/**
+ * Whether asking brings more bytes in the same time than sleeping, found by doing both in turns (sleep, ask, ask, sleep,
+ * ... so that a load that grows or shrinks favours neither) and then holding to the better for a while.
+ */
+class Comparison {
+  #spell = 0;
+  #spellMs = 0;
+  readonly #sleeping = { bytes: 0, ms: 0 };
+  readonly #asking = { bytes: 0, ms: 0 };
+  #finding = false;
+
+  get asks(): boolean {
+    return this.#spell < SPELL_COUNT ? isAskingSpell(this.#spell) : this.#finding;
+  }
+
+  note(elapsedMs: number, receivedBytes: number): void {
+    this.#spellMs += elapsedMs;
+    if (this.#spell < SPELL_COUNT) {
+      const sum = isAskingSpell(this.#spell) ? this.#asking : this.#sleeping;
+      sum.bytes += receivedBytes;
+      sum.ms += elapsedMs;
+      if (this.#spellMs < SPELL_MS) return;
+      this.#spellMs = 0;
+      this.#spell++;
+      if (this.#spell < SPELL_COUNT) return;
+      this.#finding =
+        this.#asking.bytes / this.#asking.ms > (GAIN_MIN * this.#sleeping.bytes) / this.#sleeping.ms;
+    } else if (this.#spellMs >= FINDING_MS) this.reset();
+  }
+
+  reset(): void {
+    this.#spell = 0;
+    this.#spellMs = 0;
+    for (const sum of [this.#sleeping, this.#asking]) {
+      sum.bytes = 0;
+      sum.ms = 0;
+    }
+  }
+}
+
+function isAskingSpell(spell: number): boolean {
+  return spell % 4 === 1 || spell % 4 === 2;
 }

@@ -91,8 +91,9 @@ export class EventLoop implements Clock, TurnScheduler {
   readonly #hooks: TurnEndHook[] = [];
   readonly #blockMsMax: number;
   readonly #poll = new BusyPoll();
-  /** When the last wait ended. */
+  /** When the last wait ended, and what had been received then. */
   #wokeMs = performance.now();
+  #wokeBytes = 0;
   #afterTurn: (() => void)[] = [];
   #generation = 0;
   #running = false;
@@ -101,6 +102,8 @@ export class EventLoop implements Clock, TurnScheduler {
   #disposed = false;
   /** Turns so far, for metrics. */
   turnCount = 0;
+  /** By its sockets so far, which count it here: for metrics, and for BusyPoll, which takes it for the work done. */
+  receivedBytes = 0;
 
   constructor(options: EventLoopOptions = {}) {
     this.#epoll = must("make an epoll instance", libc.epollCreate());
@@ -241,8 +244,9 @@ export class EventLoop implements Clock, TurnScheduler {
       count = this.#epollWait(timeoutMs);
       endedMs = performance.now();
     }
-    this.#poll.note(startedMs - this.#wokeMs, endedMs - startedMs);
+    this.#poll.note(startedMs - this.#wokeMs, endedMs - startedMs, this.receivedBytes - this.#wokeBytes);
     this.#wokeMs = endedMs;
+    this.#wokeBytes = this.receivedBytes;
     return count;
   }
 

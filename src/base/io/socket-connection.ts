@@ -48,7 +48,6 @@ export interface ConnectionShare {
   readonly queuedBytesMax: number;
   readonly sockets: Set<SocketConnection>;
   receiveCalls: number;
-  receivedBytes: number;
 }
 
 type State = "open" | "ending" | "lingering" | "closed";
@@ -227,7 +226,7 @@ export class SocketConnection implements StreamConnection {
     this.share.receiveCalls++;
     const received = libc.recv(this.socket, address, lengthBytes, C.MSG_DONTWAIT);
     if (received > 0) {
-      this.share.receivedBytes += received;
+      this.share.loop.receivedBytes += received;
       return received;
     }
     if (received === 0) {

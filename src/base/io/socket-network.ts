@@ -70,7 +70,6 @@ export class SocketNetwork implements StreamNetwork {
       queuedBytesMax: options.queuedBytesMax ?? 256 * 1024 * 1024,
       sockets: new Set(),
       receiveCalls: 0,
-      receivedBytes: 0,
     };
     loop.onTurnEnd(() => this.#endTurn());
   }
@@ -82,7 +81,7 @@ export class SocketNetwork implements StreamNetwork {
       sendCalls: share.output.sendCalls,
       sentBytes: share.output.sentBytes,
       receiveCalls: share.receiveCalls,
-      receivedBytes: share.receivedBytes,
+      receivedBytes: share.loop.receivedBytes,
       acceptFailures: this.#acceptFailures,
     };
   }
