@@ -12,6 +12,7 @@ import {
   type NativeBuffer,
 } from "../../base";
 import { PAGE_BYTES } from "./format";
+import { PageViews } from "./page-views";
 
 /** Golden ratio: neighbouring slots get seeds that differ in many bits. */
 const SLOT_SEED_STEP = 0x9e3779b1;
@@ -62,12 +63,13 @@ export function readCheck(
   lengthBytes: number,
 ): number {
   const end = offsetBytes + lengthBytes;
+  const views = PageViews.of(bytes);
   let slot = firstSlot;
   let check = 0;
   let filled = 0;
   for (let start = offsetBytes; start < end; start += PAGE_BYTES) {
     const stop = Math.min(start + PAGE_BYTES, end);
-    checkScratchView.setUint32(filled, slotCrc(seedOfBlock, slot, bytes.subarray(start, stop)), true);
+    checkScratchView.setUint32(filled, slotCrc(seedOfBlock, slot, views.range(start, stop)), true);
     slot += 1;
     filled += 4;
     if (filled === checkScratch.length) {
