@@ -38,13 +38,20 @@ export class PageOverlay {
 
   /** The page's location, HOLE_LOCATION when trimmed, NOT_IN_OVERLAY when the map decides. */
   locate(page: number): number {
-    for (let at = this.#slotOf(page); ; at = (at + 1) & this.#mask) {
-      const found = this.#pages[at] as number;
-      if (found === page) return this.#locations[at] as number;
-      if (found === EMPTY) break;
+    if (this.#count > 0) {
+      const location = this.#find(page);
+      if (location !== NOT_IN_OVERLAY) return location;
     }
     for (const hole of this.#holes) if (page >= hole.firstPage && page < hole.endPage) return HOLE_LOCATION;
     return NOT_IN_OVERLAY;
+  }
+
+  #find(page: number): number {
+    for (let at = this.#slotOf(page); ; at = (at + 1) & this.#mask) {
+      const found = this.#pages[at] as number;
+      if (found === page) return this.#locations[at] as number;
+      if (found === EMPTY) return NOT_IN_OVERLAY;
+    }
   }
 
   set(page: number, location: number): void {
