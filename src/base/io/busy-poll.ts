@@ -21,9 +21,11 @@ const DECAY = 31 / 32;
 
 /** Long enough for hundreds of requests, short enough that a comparison is over before the load changes. */
 const SPELL_MS = 16;
-/** Spells of a comparison: half of them asking. */
+/** Spells of a comparison: pairs of one asking and one sleeping. */
 const SPELL_COUNT = 16;
-/** How much more must be received while asking. */
+/** In so many of the eight pairs more must be received while asking, so that one long turn decides nothing. */
+const BETTER_PAIRS_MIN = 6;
+/** And so much more in all. */
 const GAIN_MIN = 1.02;
 /** How long a finding holds. */
 const FINDING_MS = 4_000;
@@ -37,7 +39,7 @@ export class BusyPoll {
   /** How long to ask before sleeping, in ms; 0: sleep at once. */
   get windowMs(): number {
     if (this.#confidence < CONFIDENCE_TO_POLL) return 0;
-    return this.busyShare < SPARE_SHARE_MAX || this.#comparison.asks ? POLL_WINDOW_MS : 0;
+    return !this.#isBusy || this.#comparison.asks ? POLL_WINDOW_MS : 0;
   }
 
   /** Of the time of the last turns, 0 to 1. */
@@ -46,28 +48,37 @@ export class BusyPoll {
     return totalMs === 0 ? 0 : this.#workedMs / totalMs;
   }
 
+  get #isBusy(): boolean {
+    return this.busyShare >= SPARE_SHARE_MAX;
+  }
+
   /** A turn's work took `workedMs` and received so many bytes, and the wait after it ended with an event. */
   note(workedMs: number, waitedMs: number, receivedBytes: number): void {
+    // Where it was the comparison that said whether to ask.
+    if (this.#confidence >= CONFIDENCE_TO_POLL && this.#isBusy)
+      this.#comparison.note(workedMs + Math.min(waitedMs, SPELL_MS), receivedBytes);
     this.#workedMs = this.#workedMs * DECAY + workedMs;
     this.#waitedMs = this.#waitedMs * DECAY + Math.min(waitedMs, POLL_WINDOW_MS);
     this.#confidence =
       waitedMs <= POLL_WINDOW_MS
         ? Math.min(this.#confidence + 1, CONFIDENCE_MAX)
         : Math.max(this.#confidence - 2, 0);
-    if (this.#confidence > 0) this.#comparison.note(workedMs + Math.min(waitedMs, SPELL_MS), receivedBytes);
-    else this.#comparison.reset();
   }
 }
 
 /**
  * Whether asking brings more bytes in the same time than sleeping, found by doing both in turns (sleep, ask, ask, sleep,
- * ... so that a load that grows or shrinks favours neither) and then holding to the better for a while.
+ * ... so that a load that grows or shrinks favours neither) and then holding to the better for a while. All of its time
+ * is time in which the question arose, however much else lay between.
  */
 class Comparison {
+  /** The spell under way; SPELL_COUNT while a finding holds. */
   #spell = 0;
-  #spellMs = 0;
-  readonly #sleeping = { bytes: 0, ms: 0 };
-  readonly #asking = { bytes: 0, ms: 0 };
+  /** Of the spell, or of the finding. */
+  #ms = 0;
+  #bytes = 0;
+  /** Bytes a ms of each spell. */
+  readonly #rates = new Float64Array(SPELL_COUNT);
   #finding = false;
 
   get asks(): boolean {
@@ -75,27 +86,28 @@ class Comparison {
   }
 
   note(elapsedMs: number, receivedBytes: number): void {
-    this.#spellMs += elapsedMs;
-    if (this.#spell < SPELL_COUNT) {
-      const sum = isAskingSpell(this.#spell) ? this.#asking : this.#sleeping;
-      sum.bytes += receivedBytes;
-      sum.ms += elapsedMs;
-      if (this.#spellMs < SPELL_MS) return;
-      this.#spellMs = 0;
-      this.#spell++;
-      if (this.#spell < SPELL_COUNT) return;
-      this.#finding =
-        this.#asking.bytes / this.#asking.ms > (GAIN_MIN * this.#sleeping.bytes) / this.#sleeping.ms;
-    } else if (this.#spellMs >= FINDING_MS) this.reset();
+    this.#ms += elapsedMs;
+    this.#bytes += receivedBytes;
+    const isComparing = this.#spell < SPELL_COUNT;
+    if (this.#ms < (isComparing ? SPELL_MS : FINDING_MS)) return;
+    if (isComparing) {
+      this.#rates[this.#spell++] = this.#bytes / this.#ms;
+      if (this.#spell === SPELL_COUNT) this.#finding = this.#judge();
+    } else this.#spell = 0;
+    this.#ms = 0;
+    this.#bytes = 0;
   }
 
-  reset(): void {
-    this.#spell = 0;
-    this.#spellMs = 0;
-    for (const sum of [this.#sleeping, this.#asking]) {
-      sum.bytes = 0;
-      sum.ms = 0;
+  #judge(): boolean {
+    let [better, asking, sleeping] = [0, 0, 0];
+    for (let first = 0; first < SPELL_COUNT; first += 2) {
+      const [one, other] = [this.#rates[first] as number, this.#rates[first + 1] as number];
+      const [ask, sleep] = isAskingSpell(first) ? [one, other] : [other, one];
+      if (ask > sleep) better++;
+      asking += ask;
+      sleeping += sleep;
     }
+    return better >= BETTER_PAIRS_MIN && asking > GAIN_MIN * sleeping;
   }
 }
 

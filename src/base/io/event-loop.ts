@@ -102,7 +102,7 @@ export class EventLoop implements Clock, TurnScheduler {
   #disposed = false;
   /** Turns so far, for metrics. */
   turnCount = 0;
-  /** By its sockets so far, which count it here: for metrics, and for BusyPoll, which takes it for the work done. */
+  /** By all that is watched here, which counts it: for metrics, and for BusyPoll, which takes it for the work done. */
   receivedBytes = 0;
 
   constructor(options: EventLoopOptions = {}) {

@@ -107,7 +107,7 @@ export class AoeSocket implements AoeLink {
   droppedCount = 0;
 
   private constructor(
-    loop: EventLoop,
+    private readonly loop: EventLoop,
     socket: number,
     readonly description: InterfaceDescription,
     events: AoeSocketEvents,
@@ -203,6 +203,7 @@ export class AoeSocket implements AoeLink {
         this.#pool.release(frame);
         return this.#receiveFailed(received);
       }
+      this.loop.receivedBytes += received;
       // With MSG_TRUNC the length is the frame's own: one that is longer was cut.
       if (received > this.#frameBytesMax) this.#pool.release(frame);
       else this.#events.onFrame(frame, received);

@@ -27,7 +27,6 @@ import {
   SLOT_CRC_BYTES,
   VOLUME_PAGE_COUNT_MAX,
 } from "./format";
-import { PageViews } from "./page-views";
 
 /** What is wrong with a block's bytes; `none` is a good block. */
 export const BlockFault = {
@@ -224,11 +223,10 @@ export class BlockVerifier {
    */
   slotsMatch(bytes: Uint8Array, offset: number, firstSlot: number, slotCount: number): boolean {
     const { header } = this;
-    const views = PageViews.of(bytes);
     let start = offset;
     for (let slot = firstSlot; slot < firstSlot + slotCount; slot += 1) {
       const end = start + header.slotBytes(slot);
-      if (slotCrc(header.blockSeed, slot, views.range(start, end)) !== header.slotCrc(slot)) return false;
+      if (slotCrc(header.blockSeed, slot, bytes.subarray(start, end)) !== header.slotCrc(slot)) return false;
       start = end;
     }
     return true;

@@ -1,6 +1,6 @@
 /**
- * Pages of memory that is used again and again, as arrays: making a new one for the CRC of each page costs as much as the
- * CRC of a small page, and leaves the collector a million of them a second under large reads. Kept for as long as
+ * Pages of memory that is read into again and again, as arrays: a new one for the CRC of each page leaves the collector
+ * hundreds of thousands a second under large reads. Kept for as long as
  * the memory itself; by index of the page, so that pages at any alignment find their own again.
  */
 import { PAGE_BYTES } from "./format";

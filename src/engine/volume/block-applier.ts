@@ -28,10 +28,17 @@ export class BlockApplier {
   #stepPage = 0;
   #stepCount = 0;
   #retries = 0;
+  /** Of these, those after which every peer had answered that it does not have the node. */
+  #missing = 0;
   #done: Applied | undefined;
   #stopped = false;
 
-  constructor(clock: Clock, map: PageMap) {
+  /** A node that no peer has is asked for again `missingCountMax` times: an opener, which waits, does not wait long. */
+  constructor(
+    clock: Clock,
+    map: PageMap,
+    private readonly missingCountMax: number = RETRY_COUNT_MAX,
+  ) {
     this.#clock = clock;
     this.#map = map;
   }
@@ -54,6 +61,7 @@ export class BlockApplier {
     this.#extentIndex = 0;
     this.#pagesDone = 0;
     this.#retries = 0;
+    this.#missing = 0;
     this.#done = done;
     this.#step();
   }
@@ -101,19 +109,30 @@ export class BlockApplier {
     if (this.#stopped || !this.#done) return;
     if (status === StorageStatus.ok) {
       this.#retries = 0;
+      this.#missing = 0;
       this.#change();
       return this.#step();
     }
     this.#retries++;
-    if (this.#retries > RETRY_COUNT_MAX) {
+    if (status === StorageStatus.notFound) this.#missing++;
+    if (this.#retries > RETRY_COUNT_MAX || this.#missing > this.missingCountMax) {
       const done = this.#done;
       this.#done = undefined;
-      const name = formatBlockRef(this.header.ref);
-      return done(new VolumeError("unreadable", `Cannot map ${name}: a node of the map cannot be read`));
+      return done(this.#unreadable(status));
     }
     const delayMs = Math.min(RETRY_MS_MIN * 2 ** (this.#retries - 1), RETRY_MS_MAX);
     this.#clock.schedule(delayMs, () => {
       if (!this.#stopped && this.#done) this.#step();
     });
   };
+
+  #unreadable(status: StorageStatus): VolumeError {
+    const name = formatBlockRef(this.header.ref);
+    return status === StorageStatus.notFound
+      ? new VolumeError("map-missing", `Cannot map ${name}: no peer has the node of the map that it changes`)
+      : new VolumeError(
+          "unreadable",
+          `Cannot map ${name}: the node of the map that it changes gave storage status ${status}`,
+        );
+  }
 }

@@ -214,9 +214,11 @@ export class Checkpointer {
         if (status === StorageStatus.ok) resolve();
         else
           reject(
-            new VolumeError("unreadable", `Cannot checkpoint: a map node cannot be read (${status})`, {
-              retryable: true,
-            }),
+            new VolumeError(
+              status === StorageStatus.notFound ? "map-missing" : "unreadable",
+              `Cannot checkpoint: reading a node of the map gave storage status ${status}`,
+              { retryable: true },
+            ),
           );
       });
     });

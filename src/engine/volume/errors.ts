@@ -16,6 +16,8 @@ export type VolumeErrorCode =
   | "conflict"
   /** The map or a block it needs cannot be read. */
   | "unreadable"
+  /** No peer has a part of the map, and all answered. */
+  | "map-missing"
   /** The metadata refused: another writer opened, or the snapshot is gone. */
   | "refused"
   /** A step did not end within its deadline. */

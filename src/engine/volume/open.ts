@@ -68,6 +68,11 @@ export async function openVolume(
   }
 }
 
+/** Times that an opener asks again for a part of the map that no peer has: some ten seconds. */
+const MAP_MISSING_COUNT_MAX = 8;
+const MAP_MISSING_ADVICE =
+  "if the metadata were put back to a backup, it is from before that part of the map was written anew and the old one deleted: only a newer copy of the metadata opens the volume; else a peer that held it was removed or lost its disk";
+
 class Opening {
   readonly #ports: VolumePorts;
   readonly #session: VolumeSession;
@@ -128,16 +133,16 @@ class Opening {
   }
 
   explain(error: unknown): unknown {
-    if (!(error instanceof InodeError)) return error;
-    const name = this.#grant.volume.name;
-    const advice =
-      error.code === "node-missing"
-        ? "start the peers that are missing; if the metadata were put back to a backup, it is from before that part of the map was written anew and deleted: only a newer copy of the metadata opens the volume"
-        : "start the peers that hold it";
-    return new VolumeError("unreadable", `Cannot open volume "${name}": ${error.message}; ${advice}`, {
-      retryable: error.retryable,
-      cause: error,
-    });
+    const isMissing =
+      (error instanceof InodeError && error.code === "node-missing") ||
+      (error instanceof VolumeError && error.code === "map-missing");
+    if (!isMissing && !(error instanceof InodeError)) return error;
+    const advice = isMissing ? MAP_MISSING_ADVICE : "start the peers that hold it";
+    return new VolumeError(
+      isMissing ? "map-missing" : "unreadable",
+      `Cannot open volume "${this.#grant.volume.name}": ${error.message}; ${advice}`,
+      { retryable: error.retryable, cause: error },
+    );
   }
 
   async abandon(): Promise<void> {
@@ -254,7 +259,7 @@ class Opening {
     const { head, volume } = this.#grant;
     if (blocks.length === 0) return blocks;
     map.beginEpoch(volume.volumeId, asEpoch(head.epoch));
-    const applier = new BlockApplier(this.#ports.clock, map);
+    const applier = new BlockApplier(this.#ports.clock, map, MAP_MISSING_COUNT_MAX);
     const buffers = Array.from({ length: Math.min(HEADERS_AT_ONCE, blocks.length) }, () =>
       this.#ports.allocate(HEADER_BYTES_MAX),
     );

@@ -10,10 +10,10 @@ function turns(poll: BusyPoll, count: number, workedMs: number, waitedMs: number
   for (let turn = 0; turn < count; turn++) poll.note(workedMs, waitedMs, 0);
 }
 
-/** A second of a busy loop that receives so many bytes with a turn; returns the share of its turns that asked. */
-function busySecond(poll: BusyPoll, asking: number, sleeping: number): number {
+/** Some seconds of a busy loop that receives so many bytes with a turn; returns the share of its turns that asked. */
+function busySecond(poll: BusyPoll, asking: number, sleeping: number, seconds = 1): number {
   let asked = 0;
-  const count = Math.ceil(1_000 / (SHORT_MS * 1.5));
+  const count = Math.ceil((1_000 * seconds) / (SHORT_MS * 1.5));
   for (let turn = 0; turn < count; turn++) {
     const asks = poll.windowMs > 0;
     if (asks) asked++;
@@ -64,14 +64,44 @@ test("a busy loop asks where it receives more that way, and lets its events gath
   }
 });
 
-test("what it found out is looked at again after some seconds, and after a time of rest", () => {
+test("one long turn now and then decides nothing", () => {
+  for (const [asking, isBetter] of [
+    [100, false],
+    [115, true],
+  ] as const) {
+    const poll = new BusyPoll();
+    let shareSum = 0;
+    for (let second = 0; second < 120; second++) {
+      shareSum += busySecond(poll, asking, 100);
+      // As long as two spells, and at another place of the comparison every time.
+      poll.note(32, 0, 0);
+      busySecond(poll, asking, 100, 0.1 + (second % 7) / 10);
+    }
+    if (isBetter) expect(shareSum / 120).toBeGreaterThan(0.8);
+    else expect(shareSum / 120).toBeLessThan(0.2);
+  }
+});
+
+test("what it found out is looked at again after some seconds of work, with rests between or without", () => {
+  for (const rests of [0, 30]) {
+    const poll = new BusyPoll();
+    for (let second = 0; second < 3; second++) busySecond(poll, 110, 100);
+    for (let second = 0; second < 6; second++) {
+      busySecond(poll, 90, 100);
+      turns(poll, rests, WORK_MS, LONG_MS);
+      turns(poll, rests, SHORT_MS, SHORT_MS / 2);
+    }
+    expect(busySecond(poll, 90, 100)).toBeLessThan(0.3);
+  }
+});
+
+test("nothing is found out while there is time to spare, where it asks whatever a comparison says", () => {
   const poll = new BusyPoll();
-  for (let second = 0; second < 3; second++) busySecond(poll, 110, 100);
-  for (let second = 0; second < 5; second++) busySecond(poll, 90, 100);
-  expect(busySecond(poll, 90, 100)).toBeLessThan(0.3);
-  turns(poll, 30, WORK_MS, LONG_MS);
-  for (let second = 0; second < 2; second++) busySecond(poll, 110, 100);
-  expect(busySecond(poll, 110, 100)).toBe(1);
+  for (let turn = 0; turn < 100_000; turn++) poll.note(WORK_MS, SHORT_MS, turn % 1_000);
+  expect(poll.windowMs).toBe(POLL_WINDOW_MS);
+  // The comparison begins with its first spell, which sleeps.
+  turns(poll, 100, SHORT_MS, SHORT_MS / 2);
+  expect(poll.windowMs).toBe(0);
 });
 
 test("one endless wait does not make a busy loop look idle for long", () => {
