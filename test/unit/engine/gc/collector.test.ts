@@ -345,7 +345,7 @@ describe("GarbageCollector", () => {
     const [kept] = collector.status().kept;
     expect(kept?.lineageId).toBe(broken.volumeId);
     expect(kept?.reason).toContain(
-      `Cannot read the volume's map: INode block ${root?.volumeId}/${root?.epoch}/${root?.index}`,
+      `Cannot read the volume's map: no peer has INode block ${root?.volumeId}/${root?.epoch}/${root?.index}`,
     );
     expect(told).toEqual([broken.volumeId]);
     await collector.stop();
