@@ -27,8 +27,8 @@ export interface ReferenceVisitor {
 
 /**
  * Visits what `root` references; with `known`, only how it differs from what `known` references. Either may be null
- * (nothing). Throws InodeError "node-unreadable", "node-missing" or "bad-node": then nothing may be concluded, not even from what
- * was visited already.
+ * (nothing). Throws InodeError "node-unreadable", "node-missing" or "bad-node": then nothing may be concluded, not even
+ * from what was visited already.
  */
 export async function walkReferences(
   root: NodePointer | null,

@@ -49,6 +49,10 @@ import { LateListener, type VolumeCore, type VolumePorts } from "./volume-core";
 const HEADERS_AT_ONCE = 32;
 /** The whole open; beyond it the lock is given back and the caller may try again. */
 const OPEN_DEADLINE_MS = 120_000;
+/** Times that an opener asks again for a part of the map that no peer has: some ten seconds. */
+const MAP_MISSING_COUNT_MAX = 8;
+const MAP_MISSING_ADVICE =
+  "if the metadata were put back to a backup, it is from before that part of the map was written anew and the old one deleted: only a newer copy of the metadata opens the volume; else a peer that held it was removed or lost its disk";
 
 /**
  * Takes the session over: it ends with the returned volume, or is abandoned when the open fails. Throws VolumeError;
@@ -68,11 +72,6 @@ export async function openVolume(
   }
 }
 
-/** Times that an opener asks again for a part of the map that no peer has: some ten seconds. */
-const MAP_MISSING_COUNT_MAX = 8;
-const MAP_MISSING_ADVICE =
-  "if the metadata were put back to a backup, it is from before that part of the map was written anew and the old one deleted: only a newer copy of the metadata opens the volume; else a peer that held it was removed or lost its disk";
-
 class Opening {
   readonly #ports: VolumePorts;
   readonly #session: VolumeSession;
@@ -85,6 +84,8 @@ class Opening {
   readonly #listener = new LateListener();
   #distributor: Distributor | undefined;
   #checkpointer: Checkpointer | undefined;
+  /** What --accept-loss gave up: told when the volume is open, for until then nothing is lost. */
+  readonly #losses: string[] = [];
   #failure: VolumeError | undefined;
   #rejectStep: ((error: VolumeError) => void) | undefined;
   #done = false;
@@ -164,10 +165,9 @@ class Opening {
     );
     const adoption: Adoption = restore ? { blocks: [], givenUp: wanted.givenUp } : wanted;
     if (adoption.givenUp.length > 0)
-      this.#ports.onEvent?.({
-        level: "warning",
-        text: `volume ${volume.name} opened without ${adoption.givenUp.map((peer) => this.#cluster.describe(peer)).join(", ")}: what only they held is lost`,
-      });
+      this.#losses.push(
+        `volume ${volume.name} opened without ${adoption.givenUp.map((peer) => this.#cluster.describe(peer)).join(", ")}: what only they held is lost`,
+      );
     const logSet = this.#newLogSet(replies);
     const root = restore ? restore.root : head.root;
     const map = await this.#step(this.#openMap(root));
@@ -179,6 +179,7 @@ class Opening {
     await this.#step(core.checkpointer.run({ sizeBytes }));
     if (this.#failure) throw this.#failure;
     this.#done = true;
+    for (const text of this.#losses) this.#ports.onEvent?.({ level: "warning", text });
     return new Volume(core, this.#listener);
   }
 
@@ -216,10 +217,9 @@ class Opening {
     const refusing = replies.filter((reply) => hasSeenNewerMetadata(reply, epoch));
     if (!this.#options.acceptLoss || refusing.length === 0) return replies;
     for (const reply of refusing)
-      this.#ports.onEvent?.({
-        level: "warning",
-        text: `volume ${volume.name} opened although peer ${this.#cluster.describe(reply.peerId)} has seen ${newerMetadata(reply, head)}, which the metadata does not know of: what was written since is lost`,
-      });
+      this.#losses.push(
+        `volume ${volume.name} opened although peer ${this.#cluster.describe(reply.peerId)} has seen ${newerMetadata(reply, head)}, which the metadata does not know of: what was written since is lost`,
+      );
     const again = await ask(
       refusing.map(({ peerId }) => peerId),
       request,
