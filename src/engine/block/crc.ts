@@ -1,8 +1,15 @@
 /**
  * The checksums of a sealed block. Every slot's CRC32 starts from a seed made of the cluster id, the BlockRef and
  * the slot's number, so that rot, a misdirected write, a swapped slot and a block of another cluster all fail
- * alike. A read reply carries one `check`, the CRC32 over the slot CRCs of the header; the reader computes it again
- * from the bytes it got, and so needs no header.
+ * alike. A read reply carries one `check`, the slot CRCs of the header joined; the reader computes it again from the
+ * bytes it got, and so needs no header.
+ *
+ * Joining uses that CRC32 is linear. Of bytes A followed by B, with past(x, n) for "x gone past n zero bytes",
+ *
+ *     crc(A B) = past(crc(A), length of B) ^ crc(B),     crc(B from seed s) = past(s, length of B) ^ crc(B)
+ *
+ * so the joined CRCs of many slots are one CRC over all their bytes, in one call, and what the seeds add to it, which
+ * takes no bytes to compute.
  */
 import {
   BLOCK_REF_BYTES,
@@ -12,15 +19,14 @@ import {
   type NativeBuffer,
 } from "../../base";
 import { PAGE_BYTES } from "./format";
-import { PageViews } from "./page-views";
 
 /** Golden ratio: neighbouring slots get seeds that differ in many bits. */
 const SLOT_SEED_STEP = 0x9e3779b1;
 const CLUSTER_ID_BYTES = 16;
 const scratch = new Uint8Array(BLOCK_REF_BYTES);
 const scratchView = new DataView(scratch.buffer);
-const checkScratch = new Uint8Array(4 * 1024);
-const checkScratchView = new DataView(checkScratch.buffer);
+const ZERO_PAGE = new Uint8Array(PAGE_BYTES);
+const SLOT_CRC_BYTES = 4;
 
 /** The 16 bytes of a cluster id as headers hold them. */
 export function clusterIdBytes(clusterId: ClusterId): Uint8Array {
@@ -51,6 +57,20 @@ export function slotCrc(seedOfBlock: number, slot: number, bytes: Uint8Array): n
   return Bun.hash.crc32(bytes, slotSeed(seedOfBlock, slot));
 }
 
+/** The check of consecutive slots whose CRCs stand from view[offset] on; all are whole pages but perhaps the last. */
+export function joinSlotCrcs(
+  view: DataView,
+  offset: number,
+  slotCount: number,
+  lastSlotBytes: number,
+): number {
+  if (slotCount === 0) return 0;
+  const last = offset + (slotCount - 1) * SLOT_CRC_BYTES;
+  let joined = 0;
+  for (let at = offset; at < last; at += SLOT_CRC_BYTES) joined = pastPage(joined) ^ view.getInt32(at, true);
+  return (pastBytes(joined, lastSlotBytes) ^ view.getInt32(last, true)) >>> 0;
+}
+
 /**
  * The check that belongs to the bytes of consecutive slots, computed from the bytes: compare it with the one the
  * reply carried. Every slot is a whole page but for the last, which ends where the bytes end.
@@ -62,22 +82,45 @@ export function readCheck(
   offsetBytes: number,
   lengthBytes: number,
 ): number {
-  const end = offsetBytes + lengthBytes;
-  const views = PageViews.of(bytes);
-  let slot = firstSlot;
-  let check = 0;
-  let filled = 0;
-  for (let start = offsetBytes; start < end; start += PAGE_BYTES) {
-    const stop = Math.min(start + PAGE_BYTES, end);
-    checkScratchView.setUint32(filled, slotCrc(seedOfBlock, slot, views.range(start, stop)), true);
-    slot += 1;
-    filled += 4;
-    if (filled === checkScratch.length) {
-      check = Bun.hash.crc32(checkScratch, check);
-      filled = 0;
-    }
+  const range = bytes.subarray(offsetBytes, offsetBytes + lengthBytes);
+  if (lengthBytes <= PAGE_BYTES) return lengthBytes === 0 ? 0 : slotCrc(seedOfBlock, firstSlot, range);
+  const lastSlot = firstSlot + Math.ceil(lengthBytes / PAGE_BYTES) - 1;
+  let seeds = 0;
+  for (let slot = firstSlot; slot < lastSlot; slot += 1)
+    seeds = pastPage(seeds ^ slotSeed(seedOfBlock, slot));
+  const lastSlotBytes = lengthBytes - (lastSlot - firstSlot) * PAGE_BYTES;
+  seeds = pastBytes(seeds ^ slotSeed(seedOfBlock, lastSlot), lastSlotBytes);
+  return (Bun.hash.crc32(range) ^ seeds) >>> 0;
+}
+
+/** What becomes of each byte of a CRC that goes past a page of zeroes: four tables, lowest byte first. */
+const pastPageTables = ((): Int32Array => {
+  const tables = new Int32Array(4 * 256);
+  const none = Bun.hash.crc32(ZERO_PAGE);
+  for (let bit = 0; bit < 32; bit += 1) {
+    const image = Bun.hash.crc32(ZERO_PAGE, 2 ** bit) ^ none;
+    const table = (bit >> 3) * 256;
+    const step = 1 << (bit & 7);
+    for (let byte = 0; byte < step; byte += 1)
+      tables[table + step + byte] = (tables[table + byte] as number) ^ image;
   }
-  return filled === 0 ? check : Bun.hash.crc32(checkScratch.subarray(0, filled), check);
+  return tables;
+})();
+
+function pastPage(crc: number): number {
+  return (
+    (pastPageTables[crc & 0xff] as number) ^
+    (pastPageTables[256 + ((crc >>> 8) & 0xff)] as number) ^
+    (pastPageTables[512 + ((crc >>> 16) & 0xff)] as number) ^
+    (pastPageTables[768 + (crc >>> 24)] as number)
+  );
+}
+
+/** The same for up to a page. */
+function pastBytes(crc: number, lengthBytes: number): number {
+  if (lengthBytes === PAGE_BYTES) return pastPage(crc);
+  const zeroes = ZERO_PAGE.subarray(0, lengthBytes);
+  return Bun.hash.crc32(zeroes, crc >>> 0) ^ Bun.hash.crc32(zeroes);
 }
 
 /** CRC32 of bytes [offset, offset+length) with the four at `hole` taken as zero. */

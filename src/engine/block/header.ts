@@ -12,7 +12,7 @@ import {
   type NativeBuffer,
   type VolumeId,
 } from "../../base";
-import { clusterIdBytes, crcWithHole, slotCrc } from "./crc";
+import { clusterIdBytes, crcWithHole, joinSlotCrcs, readCheck } from "./crc";
 import {
   AHEAD_OF_HEAD_OFFSET,
   BLOCK_FORMAT_VERSION,
@@ -150,10 +150,10 @@ export class BlockHeader {
     return this.view.getUint32(this.slotCrcsOffset + slot * SLOT_CRC_BYTES, true);
   }
 
-  /** What a read reply of these slots carries: CRC32 over their CRCs as the header holds them. */
+  /** What a read reply of these slots carries: their CRCs as the header holds them, joined. */
   check(firstSlot: number, slotCount: number): number {
     const start = this.slotCrcsOffset + firstSlot * SLOT_CRC_BYTES;
-    return Bun.hash.crc32(this.bytes.subarray(start, start + slotCount * SLOT_CRC_BYTES));
+    return joinSlotCrcs(this.view, start, slotCount, this.slotBytes(firstSlot + slotCount - 1));
   }
 
   /** Length of slot `slot` in bytes: a page, but for the last slot of an INode block. */
@@ -222,14 +222,12 @@ export class BlockVerifier {
    * `verify`, or by `header.parse`).
    */
   slotsMatch(bytes: Uint8Array, offset: number, firstSlot: number, slotCount: number): boolean {
+    if (slotCount === 0) return true;
     const { header } = this;
-    let start = offset;
-    for (let slot = firstSlot; slot < firstSlot + slotCount; slot += 1) {
-      const end = start + header.slotBytes(slot);
-      if (slotCrc(header.blockSeed, slot, bytes.subarray(start, end)) !== header.slotCrc(slot)) return false;
-      start = end;
-    }
-    return true;
+    const last = firstSlot + slotCount - 1;
+    const lengthBytes = (last - firstSlot) * PAGE_BYTES + header.slotBytes(last);
+    const check = readCheck(header.blockSeed, firstSlot, bytes, offset, lengthBytes);
+    return check === header.check(firstSlot, slotCount);
   }
 }
 

@@ -59,7 +59,7 @@ export const HELLO_BYTES = 96;
 export const REQUEST_HEADER_BYTES = 16;
 export const REPLY_HEADER_BYTES = 16;
 export const READ_BODY_BYTES = BLOCK_REF_BYTES + 8;
-export const ADP_VERSION = 1;
+export const ADP_VERSION = 2;
 
 export const FrameKind = { put: 1, read: 2, control: 3 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];

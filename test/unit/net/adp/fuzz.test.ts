@@ -18,6 +18,7 @@ import {
   makeBlockSealer,
 } from "../../../../src/engine/block";
 import { AdpClient, AdpServer } from "../../../../src/net/adp";
+import { ADP_VERSION } from "../../../../src/net/adp/frame";
 import { encodeFenceRequest, encodeStatistics } from "../../../../src/net/adp/control";
 import {
   encodeHello,
@@ -60,8 +61,8 @@ function helloBytes(wanted: PeerId | "", incarnation: Incarnation | ""): Uint8Ar
     clusterId,
     peerId: wanted,
     incarnation,
-    versionMin: 1,
-    versionMax: 1,
+    versionMin: ADP_VERSION,
+    versionMax: ADP_VERSION,
     status: 0,
     ...sizes,
   });

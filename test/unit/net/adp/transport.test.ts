@@ -607,8 +607,8 @@ test("garbage, oversized and broken frames close their own connection and nobody
         if (withHello) {
           const hello = new Uint8Array(96);
           frames.encodeHello(hello, 0, {
-            versionMin: 1,
-            versionMax: 1,
+            versionMin: frames.ADP_VERSION,
+            versionMax: frames.ADP_VERSION,
             status: 0,
             clusterId,
             peerId: "",
@@ -679,8 +679,8 @@ test("a client survives replies that are noise, of a wrong number, or too long",
         const bytes = new Uint8Array(96 + 16);
         frames.encodeHello(bytes, 0, {
           ...identityOf(peers[0]),
-          versionMin: 1,
-          versionMax: 1,
+          versionMin: frames.ADP_VERSION,
+          versionMax: frames.ADP_VERSION,
           status: 0,
           blockBytesMax: BLOCK_BYTES_MAX,
           requestCountMax: 10,
