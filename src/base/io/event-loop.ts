@@ -80,6 +80,7 @@ export class EventLoop implements Clock, TurnScheduler {
   readonly #events = nativeBuffer(EVENT_BYTES * EVENT_COUNT_MAX);
   readonly #control = nativeBuffer(16);
   readonly #counter = nativeBuffer(8);
+  readonly #probe = nativeBuffer(EVENT_BYTES);
   readonly #watches: (Watch | undefined)[] = [];
   readonly #timers = new TimerHeap();
   readonly #timerFile: number;
@@ -94,6 +95,8 @@ export class EventLoop implements Clock, TurnScheduler {
   /** When the last wait ended, and what had been received then. */
   #wokeMs = performance.now();
   #wokeBytes = 0;
+  /** Of the time since: spent in a system call that waits. */
+  #blockedMs = 0;
   #afterTurn: (() => void)[] = [];
   #generation = 0;
   #running = false;
@@ -102,6 +105,8 @@ export class EventLoop implements Clock, TurnScheduler {
   #disposed = false;
   /** Turns so far, for metrics. */
   turnCount = 0;
+  /** Events handled so far. */
+  eventCount = 0;
   /** By all that is watched here, which counts it: for metrics, and for BusyPoll, which takes it for the work done. */
   receivedBytes = 0;
 
@@ -141,6 +146,16 @@ export class EventLoop implements Clock, TurnScheduler {
 
   afterTurn(callback: () => void): void {
     this.#afterTurn.push(callback);
+  }
+
+  /** Whether something waits for this turn to end. */
+  get hasEvents(): boolean {
+    return libc.epollWait(this.#epoll, this.#probe.address, 1, 0) > 0;
+  }
+
+  /** A handler waited so long in the kernel: time in which the loop neither worked nor was free. */
+  noteBlocked(timeMs: number): void {
+    this.#blockedMs += timeMs;
   }
 
   /** Registers permanent end-of-turn work, such as sending what all sockets gathered. */
@@ -220,6 +235,7 @@ export class EventLoop implements Clock, TurnScheduler {
       // The number may have been closed and opened again since the kernel reported: generations tell.
       if (watch === undefined || watch.generation !== view.getUint32(offset + EVENT_DATA_OFFSET + 4, true))
         continue;
+      this.eventCount++;
       watch.handler(view.getUint32(offset, true));
     }
     if (this.#timersDue) {
@@ -244,8 +260,10 @@ export class EventLoop implements Clock, TurnScheduler {
       count = this.#epollWait(timeoutMs);
       endedMs = performance.now();
     }
-    this.#poll.note(startedMs - this.#wokeMs, endedMs - startedMs, this.receivedBytes - this.#wokeBytes);
+    const workedMs = startedMs - this.#wokeMs - this.#blockedMs;
+    this.#poll.note(workedMs, endedMs - startedMs, this.receivedBytes - this.#wokeBytes);
     this.#wokeMs = endedMs;
+    this.#blockedMs = 0;
     this.#wokeBytes = this.receivedBytes;
     return count;
   }

@@ -5,9 +5,7 @@
  * write too: to a raw device, which takes as long as a sync; threads of one process share memory, so it is named by
  * its address.
  *
- * Where a sync costs next to nothing (a file system in memory) those wakings are most of what a small flush takes. So
- * the worker also tells how long each sync took, and after a row of quick ones the loop syncs in place, until some
- * turn out slow there.
+ * The worker also tells how long each sync took, for where it does not pay to hand them over: see `InPlaceSyncs`.
  *
  *   loop:   ring[head] = job, head += 1, wake worker          worker: while tail < head: do ring[tail],
  *   loop:   for each result between done and tail: callback           result[tail], tail += 1, wake loop
@@ -18,15 +16,10 @@
  */
 import { assert } from "../errors";
 import type { EventLoop, FdWatch } from "./event-loop";
+import { InPlaceSyncs, QUICK_SYNC_US_MAX } from "./in-place-syncs";
 import { C, libc, must } from "./libc";
 import { nativeBuffer } from "./memory";
 
-/** A sync up to this is quick: handing it to another thread would take longer. */
-const QUICK_SYNC_US_MAX = 60;
-/** A quick sync counts one for syncing in place, a slow one this much against it; from the threshold on it is done. */
-const SLOW_SYNC_PENALTY = 8;
-const IN_PLACE_SCORE_MIN = 16;
-const IN_PLACE_SCORE_MAX = 64;
 /** Jobs that may be under way at once; a store asks for one sync per file of a group. */
 const RING_SLOTS = 4096;
 const JOB_WORDS = 8;
@@ -151,9 +144,10 @@ export class WorkerSyncer implements Syncer {
   readonly #watch: FdWatch;
   readonly #counter = nativeBuffer(8);
   readonly #callbacks: (((result: number) => void) | undefined)[] = new Array(RING_SLOTS).fill(undefined);
+  /** The loop's count of events when each job was submitted. */
+  readonly #eventCounts = new Float64Array(RING_SLOTS);
   #done = 0;
-  /** How much speaks for syncing in place. */
-  #score = 0;
+  readonly #inPlace = new InPlaceSyncs();
 
   constructor(
     private readonly loop: EventLoop,
@@ -166,7 +160,7 @@ export class WorkerSyncer implements Syncer {
 
   sync(file: number, done: (result: number) => void): void {
     const isIdle = Atomics.load(this.#words, HEAD) === this.#done;
-    if (isIdle && this.#score >= IN_PLACE_SCORE_MIN) this.#syncInPlace(file, done);
+    if (isIdle && this.#inPlace.pays) this.#syncInPlace(file, done);
     else this.#submit(file, 0, 0, 0, 0, done);
   }
 
@@ -197,13 +191,11 @@ export class WorkerSyncer implements Syncer {
   #syncInPlace(file: number, done: (result: number) => void): void {
     const startNs = Bun.nanoseconds();
     const result = syncFile(file);
-    this.#count((Bun.nanoseconds() - startNs) / 1000);
+    const timeUs = (Bun.nanoseconds() - startNs) / 1000;
+    const isQuick = timeUs <= QUICK_SYNC_US_MAX;
+    if (!isQuick) this.loop.noteBlocked(timeUs / 1000);
+    this.#inPlace.note(timeUs, !isQuick && !this.loop.hasEvents);
     this.loop.afterTurn(() => done(result));
-  }
-
-  #count(timeUs: number): void {
-    if (timeUs <= QUICK_SYNC_US_MAX) this.#score = Math.min(this.#score + 1, IN_PLACE_SCORE_MAX);
-    else this.#score = Math.max(this.#score - SLOW_SYNC_PENALTY, 0);
   }
 
   #submit(
@@ -228,6 +220,7 @@ export class WorkerSyncer implements Syncer {
     words[job + 5] = Math.floor(offsetBytes / TWO_32);
     words[job + WRITE_OUT_WORD] = writeOut;
     this.#callbacks[slot] = done;
+    this.#eventCounts[slot] = this.loop.eventCount;
     Atomics.store(words, HEAD, (head + 1) | 0);
     signal(this.channel.requestHandle);
   }
@@ -241,7 +234,9 @@ export class WorkerSyncer implements Syncer {
       this.#callbacks[slot] = undefined;
       this.#done = (this.#done + 1) | 0;
       const job = RING + slot * JOB_WORDS;
-      if (this.#words[job + 1] === 0) this.#count(this.#words[job + TIME_WORD] as number);
+      // One event is this answer's own.
+      const isLone = this.loop.eventCount <= (this.#eventCounts[slot] as number) + 1;
+      if (this.#words[job + 1] === 0) this.#inPlace.note(this.#words[job + TIME_WORD] as number, isLone);
       callback?.(this.#words[job + RESULT_WORD] as number);
     }
   }

@@ -360,7 +360,7 @@ export class WritePath {
     const { log, observe, clock } = this.#ports;
     if (!request.forceUnitAccess) {
       if (++this.#writesSinceFlush > 1) this.#loneWrites = 0;
-      else if (this.#loneWrites >= LONE_WRITES_MIN) log.requestSeal();
+      else if (this.#loneWrites >= LONE_WRITES_MIN) log.sealNow();
       observe?.("write", clock.nowMs() - request.startMs);
       return this.#finish(request, WriteStatus.ok);
     }

@@ -140,3 +140,25 @@ test("EventLoop.run rejects with what a handler threw", async () => {
   });
   await expect(loop.run()).rejects.toThrow("a bug");
 });
+
+test("EventLoop tells a handler what waits for it, and counts what it has handled", async () => {
+  const loop = new EventLoop();
+  const [near, far] = socketPair();
+  const seen: [boolean, number][] = [];
+  const watch = loop.watch(near, () => {
+    libc.recv(near, byte.address, 1, 0);
+    // The second byte came with the first, and waits until it is taken.
+    seen.push([loop.hasEvents, loop.eventCount]);
+    if (seen.length === 2) loop.stop();
+  });
+  libc.send(far, byte.address, 2, 0);
+  expect(loop.hasEvents).toBe(true);
+  await loop.run();
+  watch.close();
+  libc.close(near);
+  libc.close(far);
+  expect(seen).toEqual([
+    [true, 1],
+    [false, 2],
+  ]);
+});
