@@ -29,4 +29,5 @@ export const REGRESSIONS: readonly { readonly seed: number; readonly what: strin
     seed: 10105,
     what: "a ring whose only members are lost machines: they are forgotten before volumes are opened",
   },
+  { seed: 20568, what: "the width was lowered to one with a member whose disk was gone" },
 ];

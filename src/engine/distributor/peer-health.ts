@@ -16,6 +16,8 @@ const FULL_MS = 1_000;
 const FRESH_MS = 5_000;
 /** How old it may be before the peer is asked again. */
 const GREETING_MS = 1_000;
+/** How long a peer that is asked because something hangs on its answer has for it. */
+const ANSWER_MS = 500;
 /** How often a peer that is nearly full is asked whether it still is. */
 const LOW_PROBE_MS = 500;
 
@@ -145,6 +147,11 @@ export class PeerHealth {
     if (!isKnown && !state.suspect && !state.probing && !this.#closed) void this.#probeOne(peer, state);
   }
 
+  /** Asks peers who they are, however lately they answered. When it resolves each has answered or is suspect. */
+  async ask(peers: readonly PeerId[]): Promise<void> {
+    await Promise.all(peers.map((peer) => this.#askOne(peer, this.#state(peer))));
+  }
+
   /** Asks no more. */
   close(): void {
     this.#closed = true;
@@ -159,6 +166,19 @@ export class PeerHealth {
       this.#probe();
       this.#arm();
     });
+  }
+
+  async #askOne(peer: PeerId, state: PeerState): Promise<void> {
+    if (state.suspect || this.#closed) return;
+    let timer: Timer | undefined;
+    const tooLate = new Promise<void>((resolve) => {
+      timer = this.#clock.schedule(ANSWER_MS, () => {
+        if (!this.#closed) this.failed(peer, false);
+        resolve();
+      });
+    });
+    await Promise.race([this.#probeOne(peer, state), tooLate]);
+    timer?.cancel();
   }
 
   /** Asks the suspect peers whose time has come. */

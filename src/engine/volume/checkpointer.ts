@@ -34,7 +34,7 @@ export interface CheckpointerPorts {
 
 export interface CheckpointRequest {
   /** The log set to move to, asked for when the checkpoint begins; absent or undefined: the present one stays. */
-  readonly logSet?: () => LogSet | undefined;
+  readonly logSet?: () => Promise<LogSet | undefined>;
   readonly sizeBytes?: number;
   /** A resize request that the transaction answers. */
   readonly answeredRequestId?: string;
@@ -197,7 +197,7 @@ export class Checkpointer {
   }
 
   async #placementFor(request: CheckpointRequest): Promise<Placement | undefined> {
-    const logSet = request.logSet?.();
+    const logSet = await request.logSet?.();
     if (!logSet || sameLogSet(logSet, this.#ports.distributor.placement.log)) return undefined;
     return new Placement(logSet, await this.#ringAt(logSet.ringVersion), this.#copies());
   }

@@ -2,9 +2,11 @@
  * Which log set the volume should have now (rules R2 and R4): the placing members of the current ring that can be
  * reached, each in the incarnation it has now, and as many copies as the write level asks for and members there
  * are. A member is taken in only when it has answered just now, as who it said it is: its registration, and what was heard
- * of it long ago, may be of a disk that is gone, and a set that names that one waits for it at the next open. But while
- * one may still answer, a set that has its copies is not left for one with fewer. A pure function of what is known; the
- * volume decides when to act on it, and acts by a checkpoint.
+ * of it long ago, may be of a disk that is gone, and a set that names that one waits for it at the next open. The same
+ * holds of members that stay when the width is lowered: of a set of width W no more than W - 1 may be missing at an open,
+ * so one that the wider set could spare, the narrower may not. But while one may still answer, a set that has its copies
+ * is not left for one with fewer. A pure function of what is known; the volume decides when to act on it, and acts by a
+ * checkpoint.
  */
 import type { Incarnation, PeerId } from "../../base";
 import { placingMembers, type Ring } from "../../ring";
@@ -29,6 +31,27 @@ export interface MembershipView {
 
 /** The set to have, or undefined when the present one stays: no member can be reached, or one is worth waiting for. */
 export function desiredLogSet(view: MembershipView): LogSet | undefined {
+  const { members, isAwaited, width } = reachable(view);
+  if (members.length === 0) return undefined;
+  const ringVersion = view.ring.spec.version;
+  if (width >= view.current.width) return { ringVersion, members, width };
+  const vouched = members.filter(
+    (member) => view.health.freshIncarnation(member.peerId) === member.incarnation,
+  );
+  if ((isAwaited || vouched.length < members.length) && hasItsCopies(view)) return undefined;
+  // Those that keep silent are gone after a while, and then the width is what the others can hold.
+  return vouched.length < width ? undefined : { ringVersion, members: vouched, width };
+}
+
+interface Reachable {
+  readonly members: readonly LogMember[];
+  readonly width: number;
+  /** One that is not in the present set may answer yet. */
+  readonly isAwaited: boolean;
+}
+
+/** The placing members that are not given up, and the width with all of them. */
+function reachable(view: MembershipView): Reachable {
   const records = new Map<PeerId, PeerRecord>();
   for (const record of view.cluster.peers) records.set(record.peerId, record);
   const present = new Map<PeerId, Incarnation>();
@@ -49,10 +72,8 @@ export function desiredLogSet(view: MembershipView): LogSet | undefined {
     if (incarnation !== undefined) members.push({ peerId, incarnation });
     else if (view.health.freshIncarnation(peerId) === "") isAwaited = true;
   }
-  if (members.length === 0) return undefined;
   const width = Math.min(widthOf(view.writeLevel, view.ring.spec.replication), members.length);
-  if (isAwaited && width < view.current.width && hasItsCopies(view)) return undefined;
-  return { ringVersion: view.ring.spec.version, members, width };
+  return { members, width, isAwaited };
 }
 
 /** Whether as many members of the present set as its width answer, as who they are there. */
@@ -64,11 +85,13 @@ function hasItsCopies({ current, health }: MembershipView): boolean {
   return answering.length >= current.width;
 }
 
-/** The placing members that are not in the set: they have to be asked who they are. */
-export function newcomersOf({ ring, current }: MembershipView): readonly PeerId[] {
+/** Who has to be asked who they are: placing members that are not in the set, and all when the width would be lowered. */
+export function peersToAsk(view: MembershipView): readonly PeerId[] {
+  const { ring, current } = view;
+  const isLowered = reachable(view).width < current.width;
   return placingMembers(ring.spec)
     .map(({ peerId }) => peerId)
-    .filter((peerId) => !current.members.some((member) => member.peerId === peerId));
+    .filter((peerId) => isLowered || !current.members.some((member) => member.peerId === peerId));
 }
 
 function newcomer(view: MembershipView, peerId: PeerId): Incarnation | undefined {

@@ -9,13 +9,14 @@
 import { type NativeBuffer, type Timer, TorusError } from "../../base";
 import { PAGE_BYTES } from "../block";
 import type { DistributorError, DistributorListener } from "../distributor";
+import type { LogSet } from "../head";
 import { StorageStatus, type VolumeRequest } from "../ports";
 import { Cleaner } from "./cleaner";
 import type { CheckpointOutcome, CheckpointRequest } from "./checkpointer";
 import { ExtentScan, type VolumeExtent } from "./device-extents";
 import { VolumeError } from "./errors";
 import { LogWriter } from "./log-writer";
-import { desiredLogSet, type MembershipView, sameLogSet, newcomersOf } from "./membership";
+import { desiredLogSet, type MembershipView, peersToAsk, sameLogSet } from "./membership";
 import { ReadPath } from "./read-path";
 import { Repairer } from "./repairer";
 import { SpaceShortage } from "./space-shortage";
@@ -400,7 +401,7 @@ export class Volume implements DistributorListener {
     return Math.min(options.checkpointLogBytes, Math.max(TAIL_BYTES_MIN, liveBytes / 4));
   }
 
-  #desired(goneMsMax: number): ReturnType<typeof desiredLogSet> {
+  #desired(goneMsMax: number): LogSet | undefined {
     const { cluster, distributor, health, options, checkpointer } = this.#core;
     const view: MembershipView = {
       cluster: cluster.view,
@@ -412,8 +413,17 @@ export class Volume implements DistributorListener {
       silentMsMax: Math.max(goneMsMax, options.excludeSilentAfterMs),
       retired: checkpointer.retiredIncarnations,
     };
-    for (const peerId of newcomersOf(view)) health.greet(peerId);
+    for (const peerId of peersToAsk(view)) health.greet(peerId);
     return desiredLogSet(view);
+  }
+
+  /** The same, and what a lower width hangs on was asked for at this moment: a disk may be lost between two looks. */
+  async #confirmed(goneMsMax: number): Promise<LogSet | undefined> {
+    const { distributor, health } = this.#core;
+    const desired = this.#desired(goneMsMax);
+    if (!desired || desired.width >= distributor.placement.log.width) return desired;
+    await health.ask(desired.members.map(({ peerId }) => peerId));
+    return this.#desired(goneMsMax);
   }
 
   #membersDiffer(goneMsMax: number): boolean {
@@ -439,7 +449,7 @@ export class Volume implements DistributorListener {
       {
         logSet: () => {
           this.#following = false;
-          return this.#desired(goneMsMax);
+          return this.#confirmed(goneMsMax);
         },
       },
       () => {

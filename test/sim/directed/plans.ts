@@ -154,6 +154,26 @@ export const PLANS: readonly Plan[] = [
     },
   },
   {
+    // R2: a set of two copies can spare the disk that is lost, and the one after it, of one copy, cannot.
+    name: "fewer copies, and a disk that was lost",
+    config: { peerCount: 3 },
+    volumeOptions: { followAfterMs: 5_000 },
+    async run(scene) {
+      const { writer, heir, third } = scene;
+      const { work } = await writing(scene);
+      third.process.log("loses its disk");
+      third.crash(true);
+      third.disk.restore(new Map());
+      await writeMore(scene, work, 100);
+      await scene.changeRing({ kind: "set-replication", replication: 1 });
+      await scene.until("the width is lowered", async () => (await scene.head()).log.width === 1);
+      await writeMore(scene, work, 100);
+      writer.crash();
+      await scene.bootAndServe(third);
+      await (await scene.open(heir)).work.scan();
+    },
+  },
+  {
     // R2: a checkpoint of the last writer's arrives when the next one has written.
     name: "a checkpoint that arrives late",
     volumeOptions: { checkpointIntervalMs: 500 },

@@ -23,6 +23,7 @@ const STORE = "src/engine/store/segment-store.ts";
 const DISTRIBUTOR = "src/engine/distributor/distributor.ts";
 const PLACEMENT = "src/engine/distributor/placement.ts";
 const CHECKPOINTER = "src/engine/volume/checkpointer.ts";
+const MEMBERSHIP = "src/engine/volume/membership.ts";
 const OPEN = "src/engine/volume/open.ts";
 const RECOVERY = "src/engine/volume/recovery.ts";
 const SESSION = "src/meta/session/volume-session.ts";
@@ -97,6 +98,22 @@ export const MUTANTS: readonly Mutant[] = [
     file: DISTRIBUTOR,
     find: "    return next === undefined || this.#copiesIn(block, next, withOutstanding) >= next.log.width;",
     replace: "    return true;",
+  },
+  {
+    name: "lower the width with members that do not answer",
+    rule: "R2",
+    plan: "fewer copies, and a disk that was lost",
+    file: MEMBERSHIP,
+    find: "  if (width >= view.current.width) return",
+    replace: "  if (width > 0) return",
+  },
+  {
+    name: "lower the width by what members answered before",
+    rule: "R2",
+    plan: "fewer copies, and a disk that was lost",
+    file: "src/engine/volume/volume.ts",
+    find: "    await health.ask(desired.members.map(({ peerId }) => peerId));",
+    replace: "    void health;",
   },
   {
     name: "checkpoint over a block that is not acknowledged",

@@ -240,6 +240,35 @@ describe("members of the log set", () => {
     }
   });
 
+  test("a set of fewer copies does not name a disk that is gone, which the wider one could spare", async () => {
+    for (const away of ["down", "silent"] as const) {
+      const { cluster, client, volume } = await start({ peerCount: 3 });
+      await cluster.run(write(volume, 0, filled(4096, 1), true));
+      const [first] = cluster.peers as [TestPeer];
+      // Nothing is written meanwhile: only who asks hears of it.
+      first[away] = true;
+      await cluster.changeRing({ kind: "set-replication", replication: 1 });
+      await cluster.until(() => volume.health.width === 1, "one copy is enough");
+      expect(volume.health.memberCount).toBe(2);
+      expect(await cluster.run(write(volume, 4096, filled(4096, 2), true))).toBe(0);
+      client.crash();
+      first[away] = false;
+      await cluster.replaceDisk(first);
+      const opened = await cluster.run((await cluster.client()).open("db"));
+      expect(await cluster.run(read(opened, 0, 8192))).toEqual(
+        Uint8Array.from([...filled(4096, 1), ...filled(4096, 2)]),
+      );
+    }
+  });
+
+  test("an idle volume follows a ring of fewer copies with all of its members", async () => {
+    const { cluster, volume } = await start({ peerCount: 3 });
+    await cluster.pass(20_000);
+    await cluster.changeRing({ kind: "set-replication", replication: 1 });
+    await cluster.until(() => volume.health.width === 1, "one copy is enough");
+    expect(volume.health.memberCount).toBe(3);
+  });
+
   test("a new member that stays away is not waited for for ever", async () => {
     const { cluster, volume } = await start({ peerCount: 2 });
     const leaving = [...cluster.peers];
