@@ -3,7 +3,7 @@
  * what a small flush takes on a file system in memory and a tenth and more of it on a fast disk; but whatever comes for
  * a loop that is in a sync waits for its end. So it is done in place after a row of syncs that were quick, or that
  * nobody would have waited for: below half a millisecond, with nothing else for the loop meanwhile, as where one client
- * writes and flushes by turns. A few that were slow or kept others waiting end it.
+ * writes and flushes by turns. A few that were slower or kept others waiting end it, and one that was slow.
  *
  * Pure: the syncer tells how its syncs went, wherever they were done.
  */
@@ -12,6 +12,8 @@
 export const QUICK_SYNC_US_MAX = 60;
 /** One up to this counts as quick where nothing else came for the loop meanwhile. */
 export const LONE_SYNC_US_MAX = 500;
+/** One above this ends it at once: the next may take as long. */
+export const SLOW_SYNC_US_MIN = 5_000;
 /** Such a sync counts one for syncing in place, any other this much against it; from the threshold on it is done. */
 const OTHER_SYNC_PENALTY = 8;
 const IN_PLACE_SCORE_MIN = 16;
@@ -28,6 +30,7 @@ export class InPlaceSyncs {
   note(timeUs: number, isLone: boolean): void {
     if (timeUs <= (isLone ? LONE_SYNC_US_MAX : QUICK_SYNC_US_MAX))
       this.#score = Math.min(this.#score + 1, IN_PLACE_SCORE_MAX);
+    else if (timeUs >= SLOW_SYNC_US_MIN) this.#score = 0;
     else this.#score = Math.max(this.#score - OTHER_SYNC_PENALTY, 0);
   }
 }

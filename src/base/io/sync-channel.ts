@@ -1,11 +1,12 @@
 /**
- * fdatasync off the loop. A sync may take a millisecond or a hundred; on the loop's own thread every read would wait
+ * fdatasync, as a rule off the loop. A sync may take a millisecond or a hundred; on the loop's own thread every read would wait
  * for it. So one thread does nothing but sync: it sleeps in a read of an eventfd, takes jobs from a ring in shared
  * memory, does them in order, and wakes the loop by a second eventfd. A round trip costs about 15 us. A job may be a
  * write too: to a raw device, which takes as long as a sync; threads of one process share memory, so it is named by
  * its address.
  *
- * The worker also tells how long each sync took, for where it does not pay to hand them over: see `InPlaceSyncs`.
+ * The worker also tells how long each sync took, for where it does not pay to hand them over (see `InPlaceSyncs`): then
+ * the loop does them itself, when all that the turn has to send has left.
  *
  *   loop:   ring[head] = job, head += 1, wake worker          worker: while tail < head: do ring[tail],
  *   loop:   for each result between done and tail: callback           result[tail], tail += 1, wake loop
@@ -148,6 +149,8 @@ export class WorkerSyncer implements Syncer {
   readonly #eventCounts = new Float64Array(RING_SLOTS);
   #done = 0;
   readonly #inPlace = new InPlaceSyncs();
+  /** To be done in place when this turn's output has left, unless another job comes before. */
+  readonly #deferred: { readonly file: number; readonly done: (result: number) => void }[] = [];
 
   constructor(
     private readonly loop: EventLoop,
@@ -160,8 +163,9 @@ export class WorkerSyncer implements Syncer {
 
   sync(file: number, done: (result: number) => void): void {
     const isIdle = Atomics.load(this.#words, HEAD) === this.#done;
-    if (isIdle && this.#inPlace.pays) this.#syncInPlace(file, done);
-    else this.#submit(file, 0, 0, 0, 0, done);
+    if (!isIdle || !this.#inPlace.pays) return this.#submit(file, 0, 0, 0, 0, done);
+    this.#deferred.push({ file, done });
+    if (this.#deferred.length === 1) this.loop.afterTurn(this.#syncDeferred);
   }
 
   write(
@@ -188,6 +192,10 @@ export class WorkerSyncer implements Syncer {
     this.#watch.close();
   }
 
+  readonly #syncDeferred = (): void => {
+    for (const { file, done } of this.#deferred.splice(0)) this.#syncInPlace(file, done);
+  };
+
   #syncInPlace(file: number, done: (result: number) => void): void {
     const startNs = Bun.nanoseconds();
     const result = syncFile(file);
@@ -195,7 +203,7 @@ export class WorkerSyncer implements Syncer {
     const isQuick = timeUs <= QUICK_SYNC_US_MAX;
     if (!isQuick) this.loop.noteBlocked(timeUs / 1000);
     this.#inPlace.note(timeUs, !isQuick && !this.loop.hasEvents);
-    this.loop.afterTurn(() => done(result));
+    done(result);
   }
 
   #submit(
@@ -206,6 +214,8 @@ export class WorkerSyncer implements Syncer {
     writeOut: number,
     done: (result: number) => void,
   ): void {
+    // Jobs are begun in the order asked for.
+    for (const sync of this.#deferred.splice(0)) this.#submit(sync.file, 0, 0, 0, 0, sync.done);
     if (lengthBytes >= TWO_32) assert(false, `a job of ${lengthBytes} bytes`);
     const words = this.#words;
     const head = Atomics.load(words, HEAD);

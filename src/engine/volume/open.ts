@@ -84,7 +84,7 @@ class Opening {
   readonly #listener = new LateListener();
   #distributor: Distributor | undefined;
   #checkpointer: Checkpointer | undefined;
-  /** What --accept-loss gave up: told when the volume is open, for until then nothing is lost. */
+  /** What --accept-loss gave up: told when a head without it is to be put, for until then nothing is lost. */
   readonly #losses: string[] = [];
   #failure: VolumeError | undefined;
   #rejectStep: ((error: VolumeError) => void) | undefined;
@@ -176,10 +176,10 @@ class Opening {
     await this.#step(this.#replicate(core.distributor, adopted, replies, logSet));
     map.beginEpoch(volume.volumeId, epoch);
     const sizeBytes = restore ? restore.sizeBytes : head.sizeBytes;
+    for (const text of this.#losses) this.#ports.onEvent?.({ level: "warning", text });
     await this.#step(core.checkpointer.run({ sizeBytes }));
     if (this.#failure) throw this.#failure;
     this.#done = true;
-    for (const text of this.#losses) this.#ports.onEvent?.({ level: "warning", text });
     return new Volume(core, this.#listener);
   }
 

@@ -43,7 +43,7 @@
  *   | 5      | 1    | status: StorageStatus                                                     |
  *   | 6      | 2    | fold                                                                      |
  *   | 8      | 4    | number of the request on this connection, modulo 2^32                     |
- *   | 12     | 4    | read: check over the slot CRCs; control: CRC32 of the body; put: 0        |
+ *   | 12     | 4    | read: the slot CRCs, joined; control: CRC32 of the body; put: 0           |
  */
 import {
   BLOCK_REF_BYTES,

@@ -232,7 +232,7 @@ export type BlockReadResult = Message<"torus.storage.v1.BlockReadResult"> & {
   status: Status;
 
   /**
-   * CRC32 over the CRCs of these slots, each as little-endian u32, as the block's header has them; 0 for a header.
+   * The CRCs of these slots as the block's header has them, joined (src/engine/block/crc.ts); 0 for a header.
    *
    * @generated from field: fixed32 check = 2;
    */

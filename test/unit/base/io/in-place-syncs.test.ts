@@ -1,6 +1,11 @@
 /** When syncs are done in place: those that are quick, or that nobody waits for; never for long where others do. */
 import { expect, test } from "bun:test";
-import { InPlaceSyncs, LONE_SYNC_US_MAX, QUICK_SYNC_US_MAX } from "../../../../src/base/io/in-place-syncs";
+import {
+  InPlaceSyncs,
+  LONE_SYNC_US_MAX,
+  QUICK_SYNC_US_MAX,
+  SLOW_SYNC_US_MIN,
+} from "../../../../src/base/io/in-place-syncs";
 
 function after(count: number, timeUs: number, isLone: boolean, syncs = new InPlaceSyncs()): InPlaceSyncs {
   for (let sync = 0; sync < count; sync++) syncs.note(timeUs, isLone);
@@ -27,6 +32,11 @@ test("whatever went well before, seven that are slow or keep others waiting end 
     const syncs = after(100_000, QUICK_SYNC_US_MAX, true);
     expect(after(7, timeUs, isLone, syncs).pays).toBe(false);
   }
+});
+
+test("one that takes milliseconds ends it at once", () => {
+  const syncs = after(100_000, QUICK_SYNC_US_MAX, true);
+  expect(after(1, SLOW_SYNC_US_MIN, true, syncs).pays).toBe(false);
 });
 
 test("one disturbance in eight syncs is enough to end it, and one in twenty is not", () => {

@@ -1,5 +1,6 @@
 /** Scenarios of an open volume that are told one by one: members, snapshots, sizes, cleaning, leases, bad copies. */
 import { describe, expect, test } from "bun:test";
+import { heapBuffer } from "../../../../src/base";
 import { openSnapshotVolume, type Volume, VolumeError } from "../../../../src/engine/volume";
 import { SnapshotAdmin, VolumeAdmin } from "../../../../src/meta";
 import {
@@ -97,6 +98,17 @@ describe("requests", () => {
       expect(await sealedBy(writeOne)).toBe(1);
       expect(await sealedBy(() => cluster.run(flush(volume)))).toBe(0);
     }
+    // The peers are sent it before the writer is told, which would take the core from this process.
+    const { blocksSealed } = volume.statistics;
+    const source = heapBuffer(4096);
+    source.bytes.set(filled(4096, page + 1));
+    const sealedWhenDone = await cluster.run(
+      new Promise<number>((resolve) =>
+        volume.write(4096 * page++, 4096, source, 0, false, () => resolve(volume.statistics.blocksSealed)),
+      ),
+    );
+    expect(sealedWhenDone).toBe(blocksSealed + 1);
+    await cluster.run(flush(volume));
     // The flush was answered only when the block was acknowledged.
     client.crash();
     const again = await cluster.run((await cluster.client()).open("db"));
