@@ -75,9 +75,9 @@ export interface ServiceRead {
   readonly firstSlot: number;
   readonly slotCount: number;
   /**
-   * ok: `source.bytes[offset .. +lengthBytes)` holds the slots (or the header, which was verified). `check` is
-   * made of the CRCs that the block's header holds of these slots, joined (see block/crc.ts); 0 for a header read. Slots and their CRCs are as the disk has them, and the reader's to compare: it must in any case,
-   * for what the network did.
+   * ok: `source.bytes[offset .. +lengthBytes)` holds the slots (or the header, which was verified). `check` is made of
+   * the CRCs that the block's header holds of these slots, joined (see block/crc.ts); 0 for a header read. Slots and
+   * their CRCs are as the disk has them, and the reader's to compare: it must in any case, for what the network did.
    * The source may be lent: it stays unchanged until `release`, which must be called once when given.
    */
   done(

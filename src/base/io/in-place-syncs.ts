@@ -12,10 +12,11 @@
 export const QUICK_SYNC_US_MAX = 60;
 /** One up to this counts as quick where nothing else came for the loop meanwhile. */
 export const LONE_SYNC_US_MAX = 500;
-/** One above this ends it at once: the next may take as long. */
+/** One from this on ends it at once: the next may take as long. */
 export const SLOW_SYNC_US_MIN = 5_000;
-/** Such a sync counts one for syncing in place, any other this much against it; from the threshold on it is done. */
+/** Whatever counts as quick speaks for syncing in place by one, all else against it by this. */
 const OTHER_SYNC_PENALTY = 8;
+/** From here on it is done. */
 const IN_PLACE_SCORE_MIN = 16;
 const IN_PLACE_SCORE_MAX = 64;
 

@@ -1,9 +1,9 @@
 /**
- * fdatasync, as a rule off the loop. A sync may take a millisecond or a hundred; on the loop's own thread every read would wait
- * for it. So one thread does nothing but sync: it sleeps in a read of an eventfd, takes jobs from a ring in shared
- * memory, does them in order, and wakes the loop by a second eventfd. A round trip costs about 15 us. A job may be a
- * write too: to a raw device, which takes as long as a sync; threads of one process share memory, so it is named by
- * its address.
+ * fdatasync, as a rule off the loop. A sync may take a millisecond or a hundred; on the loop's own thread every read
+ * would wait for it. So one thread does nothing but sync: it sleeps in a read of an eventfd, takes jobs from a ring in
+ * shared memory, does them in order, and wakes the loop by a second eventfd. A round trip costs about 15 us. A job may
+ * be a write too: to a raw device, which takes as long as a sync; threads of one process share memory, so it is named
+ * by its address.
  *
  * The worker also tells how long each sync took, for where it does not pay to hand them over (see `InPlaceSyncs`): then
  * the loop does them itself, when all that the turn has to send has left.

@@ -18,7 +18,7 @@ import {
   encodeBlockRef,
   type NativeBuffer,
 } from "../../base";
-import { PAGE_BYTES } from "./format";
+import { PAGE_BYTES, SLOT_CRC_BYTES } from "./format";
 
 /** Golden ratio: neighbouring slots get seeds that differ in many bits. */
 const SLOT_SEED_STEP = 0x9e3779b1;
@@ -26,7 +26,6 @@ const CLUSTER_ID_BYTES = 16;
 const scratch = new Uint8Array(BLOCK_REF_BYTES);
 const scratchView = new DataView(scratch.buffer);
 const ZERO_PAGE = new Uint8Array(PAGE_BYTES);
-const SLOT_CRC_BYTES = 4;
 
 /** The 16 bytes of a cluster id as headers hold them. */
 export function clusterIdBytes(clusterId: ClusterId): Uint8Array {

@@ -85,7 +85,7 @@ export class BlockHeader {
 
   /**
    * Parses the header at buffer.bytes[offset ..] of which `availableBytes` are there (the payload need not be).
-   * The fields are valid only after `none`, and `extent`, `slotCrc` and `check` only while the bytes stay.
+   * The fields are valid only after `none`, and `extent` and `check` only while the bytes stay.
    */
   parse(buffer: NativeBuffer, offset: number, availableBytes: number): BlockFault {
     const fault = this.locate(buffer, offset, availableBytes);
@@ -144,10 +144,6 @@ export class BlockHeader {
     out.pageCount = view.getUint32(at + 8, true);
     out.firstSlot = view.getUint32(at + 12, true);
     return out;
-  }
-
-  slotCrc(slot: number): number {
-    return this.view.getUint32(this.slotCrcsOffset + slot * SLOT_CRC_BYTES, true);
   }
 
   /** What a read reply of these slots carries: their CRCs as the header holds them, joined. */
@@ -212,22 +208,9 @@ export class BlockVerifier {
     if (!header.isOfCluster(this.idBytes)) return BlockFault.wrongCluster;
     if (lengthBytes !== header.lengthBytes)
       return lengthBytes < header.lengthBytes ? BlockFault.truncated : BlockFault.badLengths;
-    return this.slotsMatch(buffer.bytes, offset + header.headerBytes, 0, header.slotCount)
-      ? BlockFault.none
-      : BlockFault.badSlotCrc;
-  }
-
-  /**
-   * Whether the bytes of `slotCount` slots, which start at bytes[offset], match the header parsed last (by
-   * `verify`, or by `header.parse`).
-   */
-  slotsMatch(bytes: Uint8Array, offset: number, firstSlot: number, slotCount: number): boolean {
-    if (slotCount === 0) return true;
-    const { header } = this;
-    const last = firstSlot + slotCount - 1;
-    const lengthBytes = (last - firstSlot) * PAGE_BYTES + header.slotBytes(last);
-    const check = readCheck(header.blockSeed, firstSlot, bytes, offset, lengthBytes);
-    return check === header.check(firstSlot, slotCount);
+    const payload = offset + header.headerBytes;
+    const check = readCheck(header.blockSeed, 0, buffer.bytes, payload, header.payloadBytes);
+    return check === header.check(0, header.slotCount) ? BlockFault.none : BlockFault.badSlotCrc;
   }
 }
 
