@@ -1,7 +1,7 @@
 /**
  * `bun run bench`: fio against torus and against nbdkit in the same run, and the ratios between them.
  *
- *   --quick            1 s a case, 1 round
+ *   --quick            1 s a case, 1 round, nothing run in beforehand
  *   --cases A,B        only these (write16-60s runs only when named)
  *   --targets A,B      only these; ratios need nbdkit-file
  *   --seconds N        a case (default 4)      --rounds N   (default 2)
@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Scene, torusBinary } from "../e2e/harness";
 import { type BenchCase, selectCases } from "./cases";
-import { type Measurement, measure, measureKill, prefill } from "./measure";
+import { type Measurement, measure, measureKill, prefill, runIn } from "./measure";
 import { type BenchRun, readCommitted, record, renderTable } from "./report";
 import { startTarget, TARGET_IDS, type Target, type TargetId, touchMemory } from "./targets";
 
@@ -31,6 +31,8 @@ interface Plan {
   readonly folder: string;
   readonly socket: "tcp" | "unix";
   readonly kill: boolean;
+  /** Whether each target has some seconds of load before the first case. */
+  readonly runsIn: boolean;
   readonly log: (line: string) => void;
 }
 
@@ -63,6 +65,7 @@ async function runGroup(plan: Plan, sizeGib: number, cases: readonly BenchCase[]
       if (plan.folder === TMPFS) touchMemory(targets.at(-1)!.untouchedFiles?.() ?? []);
       plan.log(`${id} is up, first ${sizeGib} GiB written`);
     }
+    if (plan.runsIn) for (const target of targets) await runIn(scene, target, sizeGib);
     for (let round = 1; round <= plan.rounds; round++)
       for (const benchCase of cases)
         for (const target of targets) {
@@ -131,6 +134,7 @@ const plan: Plan = {
   folder: values.dir ?? TMPFS,
   socket: values.socket,
   kill: values.kill,
+  runsIn: !values.quick,
   log: (line) => console.error(line),
 };
 const storage = values.dir === undefined ? "tmpfs" : "disk";
