@@ -383,7 +383,10 @@ function refuseLate(connection: StreamConnection): StreamHandler {
 /** What an answer that is no message says: Connect puts errors into JSON. */
 function refusalOf(status: number, contentType: string, body: Uint8Array): RefusedCall {
   let code = "unknown";
-  let message = `it answered with HTTP status ${status}`;
+  let message =
+    status === 404
+      ? "it knows no such service: it is of another version, or no peer"
+      : `it answered with HTTP status ${status}`;
   if (contentType.startsWith("application/json")) {
     try {
       const parsed: unknown = JSON.parse(new TextDecoder().decode(body));

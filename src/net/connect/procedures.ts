@@ -1,5 +1,9 @@
 /** The procedures by name, and where they are found over HTTP. */
-export const SERVICE_PATH = "/torus.storage.v1.StorageService/";
+import { StorageService } from "../gen/storage_pb";
+
+export const SERVICE_PATH = `/${StorageService.typeName}/`;
+/** Where peers of any version call each other. */
+export const SERVICE_PATH_PATTERN = /^\/torus\.storage\.v\d+\.StorageService\//;
 
 export const Procedure = {
   putBlocks: "PutBlocks",

@@ -11,7 +11,7 @@ import { TorusError } from "../../base";
 import { StorageService } from "../gen/storage_pb";
 import { type ConnectCode, ConnectStorageError, refusal, type UnaryResult } from "./errors";
 import { REQUEST_BYTES_MAX } from "./limits";
-import { SERVICE_PATH } from "./procedures";
+import { SERVICE_PATH, SERVICE_PATH_PATTERN } from "./procedures";
 
 export interface UnaryHandlerOptions {
   /** Answers one call; rejects only when the answering thread is gone. */
@@ -47,10 +47,18 @@ export function createUnaryHandler(options: UnaryHandlerOptions): UnaryHandler {
   const handler = new Handler(options);
   return (request) => {
     const path = new URL(request.url).pathname;
-    return path.startsWith(SERVICE_PATH)
-      ? handler.answer(path.slice(SERVICE_PATH.length), request)
-      : undefined;
+    if (path.startsWith(SERVICE_PATH)) return handler.answer(path.slice(SERVICE_PATH.length), request);
+    return SERVICE_PATH_PATTERN.test(path) ? Promise.resolve(refuseVersion()) : undefined;
   };
+}
+
+function refuseVersion(): Response {
+  const message = `Cannot answer: this peer speaks ${StorageService.typeName} alone; peers and clients must be of the same version`;
+  return errorResponse("unimplemented", message);
+}
+
+function errorResponse(code: ConnectCode, message: string): Response {
+  return Response.json({ code, message }, { status: HTTP_STATUS[code] });
 }
 
 class Handler {
@@ -181,10 +189,7 @@ async function withDeadline(result: Promise<UnaryResult>, timeoutMs: number): Pr
 }
 
 function respond(result: UnaryResult, procedure: string, encoding: Encoding): Response {
-  if (!result.ok) {
-    const { code, message } = result;
-    return Response.json({ code, message }, { status: HTTP_STATUS[code] });
-  }
+  if (!result.ok) return errorResponse(result.code, result.message);
   if (encoding === "proto")
     return new Response(result.body as Uint8Array<ArrayBuffer>, {
       headers: { "content-type": "application/proto" },

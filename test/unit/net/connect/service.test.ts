@@ -7,6 +7,7 @@ import { createConnectTransport } from "@connectrpc/connect-node";
 import { BLOCK_REF_BYTES, encodeBlockRef, TorusError } from "../../../../src/base";
 import { nativeBuffer } from "../../../../src/base/io";
 import { PAGE_BYTES } from "../../../../src/engine/block";
+import { ADP_VERSION } from "../../../../src/net/adp/frame";
 import { createUnaryHandler, StorageUnary, type UnaryResult } from "../../../../src/net/connect";
 import { GetStatisticsRequestSchema, Status, StorageService } from "../../../../src/net/gen/storage_pb";
 import { MemoryService } from "../../../support/memory-service";
@@ -21,7 +22,7 @@ import {
 } from "../../../support/peer-blocks";
 
 const REQUEST_BYTES_MAX = 2 * 1024 * 1024;
-const PATH = "/torus.storage.v1.StorageService/";
+const PATH = "/torus.storage.v2.StorageService/";
 const target = { clusterId: TEST_CLUSTER, peerId: testPeer(1) };
 
 let service: MemoryService;
@@ -250,6 +251,18 @@ describe("createUnaryHandler envelope", () => {
 
   test("leaves other paths to others", async () => {
     expect(await (await fetch(`${base}/status`)).text()).toBe("elsewhere");
+  });
+
+  test("a caller of another version is told so, and nothing is answered", async () => {
+    expect(PATH).toContain(`.v${ADP_VERSION}.`);
+    const older = PATH.replace(`.v${ADP_VERSION}.`, `.v${ADP_VERSION - 1}.`);
+    const response = await fetch(`${base}${older}ReadBlocks`, { method: "POST", headers: proto });
+    expect(response.status).toBe(501);
+    expect(await response.json()).toEqual({
+      code: "unimplemented",
+      message:
+        "Cannot answer: this peer speaks torus.storage.v2.StorageService alone; peers and clients must be of the same version",
+    });
   });
 
   test("wants POST and a known content type", async () => {

@@ -298,6 +298,25 @@ describe("ConnectTransport", () => {
       });
     });
 
+  test("a peer of another version answers for nothing, and says why", async () => {
+    await withLoop(async (loop, network) => {
+      const server = Bun.serve({
+        port: 0,
+        hostname: "127.0.0.1",
+        fetch: () => new Response("", { status: 404 }),
+      });
+      const transport = transportTo(loop, network, `127.0.0.1:${server.port}`);
+      const read = new RecordedRead(testRef(1), 0, 1);
+      transport.read(peer, read);
+      const reason = reasonOf(transport.list(peer, { limit: 1 }));
+      await until(loop, "the read is answered", answered([read]));
+      expect(read.statuses).toEqual([unreachable]);
+      expect(await reason).toContain("it knows no such service: it is of another version, or no peer");
+      transport.close();
+      await server.stop(true);
+    });
+  });
+
   test("a refusal reaches every operation of the call, and the link stays up", async () => {
     await withPeer(async (transport, served, loop) => {
       served.answer = (procedure) =>
