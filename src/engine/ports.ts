@@ -226,6 +226,11 @@ export interface OutgoingRead {
 export interface PeerTransport {
   put(peer: PeerId, request: OutgoingPut): void;
   read(peer: PeerId, request: OutgoingRead): void;
+  /**
+   * Gives a read up that was asked of the peer and is not done. True: from here on nothing is written to its destination
+   * and its done does not run; what the peer still answers is thrown away. False: it ends by itself, with done as ever.
+   */
+  withdrawRead(peer: PeerId, request: OutgoingRead): boolean;
   fence(peer: PeerId, request: FenceRequest): Promise<FenceReply>;
   list(peer: PeerId, request: ListRequest): Promise<ListReply>;
   confirm(peer: PeerId, request: ConfirmRequest): Promise<ConfirmReply>;

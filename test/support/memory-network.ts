@@ -167,6 +167,12 @@ class MemoryConnection implements StreamConnection {
     this.#targetLeftBytes = lengthBytes;
   }
 
+  cancelReceive(): number {
+    assert(this.#target !== undefined, "cancelReceive while no body is being received");
+    this.#target = undefined;
+    return this.#targetLeftBytes;
+  }
+
   pause(): void {
     this.#paused = true;
   }

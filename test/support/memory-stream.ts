@@ -84,6 +84,13 @@ export class MemoryStream implements StreamConnection {
     this.#target = { buffer, offset, leftBytes: lengthBytes };
   }
 
+  cancelReceive(): number {
+    assert(this.#target !== undefined, "cancelReceive while no body is being received");
+    const { leftBytes } = this.#target;
+    this.#target = undefined;
+    return leftBytes;
+  }
+
   pause(): void {
     this.#paused = true;
   }

@@ -106,6 +106,13 @@ export class SocketConnection implements StreamConnection {
     this.#expectLarge = lengthBytes >= LARGE_BODY_BYTES;
   }
 
+  cancelReceive(): number {
+    assert(this.#target !== undefined, "cancelReceive while no body is being received");
+    this.#target = undefined;
+    this.#expectLarge = false;
+    return this.#targetLeftBytes;
+  }
+
   pause(): void {
     this.#paused = true;
     this.#markDirty();

@@ -36,9 +36,15 @@ export interface StreamConnection {
    * From inside onData (which then returns what it consumed before the body) or onReceived (a body in several
    * pieces): the next `lengthBytes` bytes of the stream, those already in the shared buffer included, go to
    * buffer.bytes[offset ..]; then onReceived runs. No onData meanwhile. The range belongs to the connection until
-   * onReceived or onClose.
+   * onReceived, onClose or cancelReceive.
    */
   receiveInto(buffer: NativeBuffer, offset: number, lengthBytes: number): void;
+  /**
+   * Takes back a range given to receiveInto before onReceived: nothing is written to it from here on. Returns how many
+   * bytes of the stream were still to come to it; they come to onData like any others. Not from inside a call of this
+   * connection's handler.
+   */
+  cancelReceive(): number;
   /** Stops reading (backpressure); bytes wait in the kernel. Idempotent. */
   pause(): void;
   /** Undoes pause; what onData had left is presented again later, never inside this call. */

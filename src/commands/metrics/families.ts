@@ -270,6 +270,16 @@ export const FAMILIES: readonly Family[] = [
     (volume) => volume.badCopies,
   ),
   counted(
+    "volume_hedged_reads_total",
+    "Reads of blocks for which a second peer was asked because the first kept silent",
+    (volume) => volume.hedgedReads,
+  ),
+  counted(
+    "volume_hedges_won_total",
+    "Hedged reads that the second peer answered",
+    (volume) => volume.hedgesWon,
+  ),
+  counted(
     "volume_repaired_copies_total",
     "Bad copies rewritten from a good one",
     (volume) => volume.repairedCopies,

@@ -1,7 +1,8 @@
 /**
  * What a writer believes of its peers, so that a dead one costs one deadline and not one per block. A peer that
- * failed or kept silent is passed over until a probe answers; one that is full is tried after the others. All of
- * it is a hint about order and waiting: nothing here decides what counts as durable.
+ * failed or kept silent is passed over until a probe answers; one that is full is tried after the others. For reads so
+ * is one that others have overtaken, until a read that tries it again is answered in time. All of it is a hint about
+ * order and waiting: nothing here decides what counts as durable.
  */
 import type { Clock, Incarnation, PeerId, Timer } from "../../base";
 import { type PeerTransport, StorageStatus } from "../ports";
@@ -18,6 +19,11 @@ const FRESH_MS = 5_000;
 const GREETING_MS = 1_000;
 /** How long a peer that is asked because something hangs on its answer has for it. */
 const ANSWER_MS = 500;
+/** Reads in a row that others answered before a peer did, until it is asked after them. */
+const LATE_READS = 3;
+/** For how long, at first; twice as long each time that it is still late then. */
+const LATE_MS_MIN = 500;
+const LATE_MS_MAX = 8_000;
 /** How often a peer that is nearly full is asked whether it still is. */
 const LOW_PROBE_MS = 500;
 
@@ -30,6 +36,10 @@ interface PeerState {
   probeBackoffMs: number;
   probing: boolean;
   fullUntilMs: number;
+  /** Reads that others answered before it did, since it last answered one in time. */
+  lateReads: number;
+  lateUntilMs: number;
+  lateMs: number;
   /** It said that it is nearly full; asked now and then whether it still is. */
   low: boolean;
   incarnation: Incarnation | "";
@@ -42,6 +52,8 @@ export class PeerHealth {
   readonly #states = new Map<PeerId, PeerState>();
   #suspectCount = 0;
   #lowCount = 0;
+  /** Peers with late reads. */
+  #lateCount = 0;
   #timer: Timer | undefined;
   #closed = false;
   /** Called when a peer became suspect or answers again. */
@@ -66,6 +78,44 @@ export class PeerHealth {
   isFull(peer: PeerId): boolean {
     const state = this.#states.get(peer);
     return state !== undefined && state.fullUntilMs > 0 && state.fullUntilMs > this.#clock.nowMs();
+  }
+
+  /** Whether anything below need be asked: for whoever has no time to look at every peer. */
+  get anyLate(): boolean {
+    return this.#lateCount > 0;
+  }
+
+  /** Whether reads should go to others first: it answers, if at all, after they would have. Says nothing of writes. */
+  isLate(peer: PeerId): boolean {
+    const state = this.#states.get(peer);
+    return state !== undefined && state.lateReads >= LATE_READS && this.#clock.nowMs() < state.lateUntilMs;
+  }
+
+  /** Another peer answered a read before this one, which had been asked long before. */
+  late(peer: PeerId): void {
+    const state = this.#state(peer);
+    if (state.lateReads === 0) this.#lateCount++;
+    state.lateReads++;
+    if (state.lateReads === LATE_READS) state.lateUntilMs = this.#clock.nowMs() + state.lateMs;
+  }
+
+  /** A read asks this peer first. Where it was late that is a trial: until it is answered all others go elsewhere. */
+  noteAsked(peer: PeerId | undefined): void {
+    const state = peer === undefined ? undefined : this.#states.get(peer);
+    if (state === undefined || state.lateReads < LATE_READS) return;
+    const nowMs = this.#clock.nowMs();
+    if (nowMs < state.lateUntilMs) return;
+    state.lateMs = Math.min(state.lateMs * 2, LATE_MS_MAX);
+    state.lateUntilMs = nowMs + state.lateMs;
+  }
+
+  /** It answered a read in time. */
+  prompt(peer: PeerId): void {
+    const state = this.#states.get(peer);
+    if (state === undefined || state.lateReads === 0) return;
+    this.#lateCount--;
+    state.lateReads = 0;
+    state.lateMs = LATE_MS_MIN;
   }
 
   /** Whether it has room only for what was begun. */
@@ -238,6 +288,7 @@ export class PeerHealth {
         probeBackoffMs: PROBE_BACKOFF_MS_MIN,
         probing: false,
         fullUntilMs: 0,
+        ...{ lateReads: 0, lateUntilMs: 0, lateMs: LATE_MS_MIN },
         low: false,
         incarnation: "",
         heardAtMs: 0,

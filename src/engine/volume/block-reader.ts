@@ -5,16 +5,14 @@
  * ends well only with bytes that match the CRCs sealed with them, and never with zeroes in their place. This check is
  * the only one of a read: peers send what their disk holds, and look themselves once a reader has found it bad.
  *
+ * A peer that keeps silent is not waited for until the deadline: the next is asked as well, into memory of its own, and
+ * the first good answer wins (see hedging.ts for when). The destination is the caller's again when the read is
+ * finished: before a second answer is served the first request is withdrawn from the transport, and where that cannot
+ * be, its end is awaited. A peer that others overtook repeatedly is asked after them for a while.
+ *
  * Requests are pooled objects that are handed to the transport themselves: no closure or promise per read.
  */
-import {
-  type BlockRef,
-  type ClusterId,
-  formatBlockRef,
-  heapBuffer,
-  type NativeBuffer,
-  type PeerId,
-} from "../../base";
+import { type BlockRef, type ClusterId, formatBlockRef, type NativeBuffer, type PeerId } from "../../base";
 import type { Ring } from "../../ring";
 import {
   BLOCK_HEADROOM_BYTES,
@@ -28,7 +26,9 @@ import {
   readCheck,
 } from "../block";
 import { meansDown, type PeerHealth } from "../distributor";
-import { type OutgoingRead, type PeerTransport, StorageStatus } from "../ports";
+import { type PeerTransport, StorageStatus } from "../ports";
+import { BlockRead, type Hedge, NO_BUFFER } from "./block-read";
+import { Hedging, type HedgingPorts } from "./hedging";
 import type { ReadLevel } from "./options";
 import type { VolumeStatistics } from "./statistics";
 
@@ -49,49 +49,14 @@ export interface BlockReaderPorts {
   readonly health: PeerHealth;
   readonly view: ReaderView;
   readonly statistics: VolumeStatistics;
+  /** Absent: every peer has until the transport's deadline. For work that nobody waits for. */
+  readonly hedging?: HedgingPorts;
 }
 
 export interface BlockReaderOptions {
   readonly readLevel: ReadLevel;
   /** The peer of this process or machine, asked first where it should have the block. */
   readonly localPeerId: PeerId | undefined;
-}
-
-const NO_REF = { kind: 1, volumeId: 1, epoch: 1, index: 1 } as BlockRef;
-const NO_BUFFER = heapBuffer(0);
-
-export class BlockRead implements OutgoingRead {
-  ref: BlockRef = NO_REF;
-  firstSlot = 0;
-  slotCount = 0;
-  destination: NativeBuffer = NO_BUFFER;
-  destinationOffset = 0;
-  /** Bytes that the slots have at least (the last slot of an INode block may be short); 0 for a header. */
-  expectedBytes = 0;
-  /** Ask only this peer. */
-  onlyPeer: PeerId | undefined;
-  /** Runs once with the outcome; whoever acquired the read releases it then. */
-  finished: ((read: BlockRead, status: StorageStatus) => void) | undefined;
-  /** The caller's own. */
-  context: unknown;
-  /** Bytes received, after ok. */
-  lengthBytes = 0;
-  /** Where the good copy came from, after ok. */
-  servedBy: PeerId | undefined;
-  readonly candidates: PeerId[] = [];
-  attempt = 0;
-  /** Whether the candidates hold the block's first few peers, and whether they hold all. */
-  choseFew = false;
-  askedAll = false;
-  badPeer: PeerId | undefined;
-  sawUnreachable = false;
-  answered:
-    | ((read: BlockRead, peer: PeerId, status: StorageStatus, lengthBytes: number, check: number) => void)
-    | undefined;
-
-  done(peer: PeerId, status: StorageStatus, lengthBytes: number, check: number): void {
-    this.answered?.(this, peer, status, lengthBytes, check);
-  }
 }
 
 export class BlockReader {
@@ -102,6 +67,7 @@ export class BlockReader {
   readonly #seed: number;
   readonly #idBytes: Uint8Array;
   readonly #pool: BlockRead[] = [];
+  readonly #hedging: Hedging | undefined;
   readonly #header = new BlockHeader();
   /** Bad copies that a peer is looking at. */
   readonly #reported = new Set<string>();
@@ -119,6 +85,10 @@ export class BlockReader {
     this.#options = options;
     this.#seed = clusterSeed(ports.clusterId);
     this.#idBytes = clusterIdBytes(ports.clusterId);
+    if (ports.hedging === undefined) return;
+    this.#hedging = new Hedging(ports.hedging);
+    this.#hedging.onDue = this.#onDue;
+    this.#hedging.onAnswer = this.#onHedgeAnswer;
   }
 
   acquire(): BlockRead {
@@ -144,7 +114,10 @@ export class BlockReader {
     read.answered = this.#onAnswer;
     read.candidates.length = 0;
     if (read.onlyPeer !== undefined) read.candidates.push(read.onlyPeer);
-    else this.#chooseFirst(read);
+    else {
+      this.#chooseFirst(read);
+      if (this.#ports.health.anyLate) this.#ports.health.noteAsked(read.candidates[0]);
+    }
     this.#askNext(read);
   }
 
@@ -229,11 +202,13 @@ export class BlockReader {
     const ring = this.#ports.view.ring();
     const count = ring.permutation(read.ref, Math.min(ring.peers.length, 1), this.#permutation);
     const peer = count === 0 ? undefined : ring.peers[this.#permutation[0] as number];
-    if (peer !== undefined && this.#ports.health.isUp(peer)) read.candidates.push(peer);
+    const { health } = this.#ports;
+    if (peer !== undefined && health.isUp(peer) && !(health.anyLate && health.isLate(peer)))
+      read.candidates.push(peer);
     else this.#chooseFew(read);
   }
 
-  /** The first few of the permutation: those believed up first, the local peer before all. */
+  /** The first few of the permutation: those believed up first, of these the prompt ones, the local peer before all. */
   #chooseFew(read: BlockRead): void {
     read.choseFew = true;
     const ring = this.#ports.view.ring();
@@ -249,16 +224,23 @@ export class BlockReader {
     const start = this.#options.readLevel === "spread" && first > 0 ? this.#spread++ % first : 0;
     const out = read.candidates;
     const asked = out[0];
-    for (let pass = 0; pass < 2; pass++)
+    const { health } = this.#ports;
+    const { anyLate } = health;
+    for (let rank = 0; rank < 3; rank++) {
+      if (rank === 1 && !anyLate) continue;
       for (let position = 0; position < count; position++) {
         const turned = position < first ? (position + start) % first : position;
         const peer = peers[this.#permutation[turned] as number] as PeerId;
-        if (peer === asked || this.#ports.health.isUp(peer) !== (pass === 0)) continue;
+        if (peer === asked) continue;
+        const isLate = anyLate && health.isLate(peer);
+        const peerRank = !health.isUp(peer) ? 2 : isLate ? 1 : 0;
+        if (peerRank !== rank) continue;
         const isLocal =
           peer === this.#options.localPeerId && position < first && this.#options.readLevel !== "seq";
         if (isLocal) out.unshift(peer);
         else out.push(peer);
       }
+    }
   }
 
   #chooseRest(read: BlockRead): void {
@@ -280,12 +262,16 @@ export class BlockReader {
     if (read.attempt === read.candidates.length && !read.askedAll) this.#chooseRest(read);
     const peer = read.candidates[read.attempt];
     if (peer === undefined) {
+      // What is left is the second request, and its answer says how the read ends.
+      if (read.hedge !== undefined) return;
       let status: StorageStatus = StorageStatus.notFound;
       if (read.sawUnreachable) status = StorageStatus.unreachable;
       else if (read.badPeer !== undefined) status = StorageStatus.corrupt;
       return this.#finish(read, status);
     }
     read.attempt++;
+    read.asked = peer;
+    if (read.hedge === undefined) this.#watch(read, peer);
     this.#ports.transport.read(peer, read);
   }
 
@@ -296,13 +282,32 @@ export class BlockReader {
     lengthBytes: number,
     check: number,
   ): void => {
+    read.asked = undefined;
+    const { hedge, destination, destinationOffset } = read;
+    const isGood =
+      status === StorageStatus.ok && this.#isGood(read, destination, destinationOffset, lengthBytes, check);
+    if (read.isWatched) {
+      if (isGood) this.#hedging?.measure(read);
+      if (isGood && this.#ports.health.anyLate) this.#ports.health.prompt(peer);
+      this.#hedging?.unwatch(read);
+    }
+    if (isGood) {
+      this.#dropHedge(read);
+      return this.#succeed(read, peer, lengthBytes);
+    }
+    const othersMayDo = this.#noteFailure(read, peer, status);
+    // The second peer's answer is there, and waited only for the first to be done with the destination.
+    if (hedge?.answeredBy !== undefined) return this.#serveHedge(read, hedge);
+    if (!othersMayDo) {
+      this.#dropHedge(read);
+      return this.#finish(read, status);
+    }
+    this.#askNext(read);
+  };
+
+  /** Why a peer's answer is of no use; false: nor is any other's, for all have the same access lists. */
+  #noteFailure(read: BlockRead, peer: PeerId, status: StorageStatus): boolean {
     if (status === StorageStatus.ok) {
-      if (this.#isGood(read, lengthBytes, check)) {
-        read.lengthBytes = lengthBytes;
-        read.servedBy = peer;
-        if (read.badPeer !== undefined && read.onlyPeer === undefined) this.onBadCopy(read.ref, read.badPeer);
-        return this.#finish(read, StorageStatus.ok);
-      }
       this.#ports.statistics.badCopies++;
       read.badPeer = peer;
       void this.#report(peer, read.ref);
@@ -310,14 +315,95 @@ export class BlockReader {
       this.#ports.statistics.badCopies++;
       read.badPeer = peer;
     } else if (status === StorageStatus.denied) {
-      // All peers have the same access lists: asking another is of no use.
-      return this.#finish(read, status);
+      return false;
     } else if (status !== StorageStatus.notFound) {
       read.sawUnreachable = true;
       if (meansDown(status)) this.#ports.health.failed(peer, true);
     }
-    this.#askNext(read);
+    return true;
+  }
+
+  #succeed(read: BlockRead, peer: PeerId, lengthBytes: number): void {
+    read.lengthBytes = lengthBytes;
+    read.servedBy = peer;
+    if (read.badPeer !== undefined && read.onlyPeer === undefined) this.onBadCopy(read.ref, read.badPeer);
+    this.#finish(read, StorageStatus.ok);
+  }
+
+  // ---- second requests ------------------------------------------------------------------------------------------
+
+  /** The local peer answers within the turn or holds up this very thread: there is nothing to wait for. */
+  #watch(read: BlockRead, peer: PeerId): void {
+    if (read.onlyPeer === undefined && peer !== this.#options.localPeerId) this.#hedging?.watch(read);
+  }
+
+  readonly #onDue = (read: BlockRead): void => {
+    const { health, statistics, transport } = this.#ports;
+    if (read.attempt === read.candidates.length && !read.choseFew) this.#chooseFew(read);
+    // Not the rest of the cluster: only who should have the block is asked for what may yet come.
+    const peer = read.candidates[read.attempt];
+    if (peer === undefined || read.askedAll || !health.isUp(peer)) return this.#hedging?.unwatch(read);
+    const hedge = this.#hedging?.take(read);
+    if (hedge === undefined) return;
+    read.attempt++;
+    read.hedge = hedge;
+    statistics.hedgedReads++;
+    transport.read(peer, hedge);
   };
+
+  readonly #onHedgeAnswer = (
+    hedge: Hedge,
+    peer: PeerId,
+    status: StorageStatus,
+    lengthBytes: number,
+    check: number,
+  ): void => {
+    const { read, destination } = hedge;
+    const { health } = this.#ports;
+    if (read === undefined) {
+      if (meansDown(status)) health.failed(peer, true);
+      return this.#hedging?.giveBack(hedge);
+    }
+    if (status === StorageStatus.ok && this.#isGood(read, destination, 0, lengthBytes, check)) {
+      hedge.answeredBy = peer;
+      hedge.lengthBytes = lengthBytes;
+      if (read.asked !== undefined && read.asked === hedge.silent) health.late(read.asked);
+      // The first peer may be in the middle of its answer. Until it cannot write any more, the caller has to wait.
+      if (this.#withdraw(read)) this.#serveHedge(read, hedge);
+      return;
+    }
+    this.#dropHedge(read);
+    this.#hedging?.giveBack(hedge);
+    const othersMayDo = this.#noteFailure(read, peer, status);
+    if (!othersMayDo && this.#withdraw(read)) return this.#finish(read, status);
+    if (read.asked === undefined) return this.#askNext(read);
+    this.#watch(read, read.asked);
+  };
+
+  /** Whether nobody can write to the destination any more. */
+  #withdraw(read: BlockRead): boolean {
+    if (read.asked !== undefined && !this.#ports.transport.withdrawRead(read.asked, read)) return false;
+    read.asked = undefined;
+    return true;
+  }
+
+  /** Nobody writes to the destination any more: the second peer's bytes, which were checked, go there. */
+  #serveHedge(read: BlockRead, hedge: Hedge): void {
+    const { lengthBytes, answeredBy } = hedge;
+    read.destination.bytes.set(hedge.destination.bytes.subarray(0, lengthBytes), read.destinationOffset);
+    this.#ports.statistics.hedgesWon++;
+    this.#dropHedge(read);
+    this.#succeed(read, answeredBy as PeerId, lengthBytes);
+  }
+
+  /** The read goes on without its second request, whose memory is its transport's until that is done. */
+  #dropHedge(read: BlockRead): void {
+    const { hedge } = read;
+    if (hedge === undefined) return;
+    read.hedge = undefined;
+    hedge.read = undefined;
+    if (hedge.answeredBy !== undefined) this.#hedging?.giveBack(hedge);
+  }
 
   /** Has the peer verify its copy, so that it knows, tells and mends what is bad. Scrub finds what this misses. */
   async #report(peer: PeerId, ref: BlockRef): Promise<void> {
@@ -334,10 +420,16 @@ export class BlockReader {
     }
   }
 
-  #isGood(read: BlockRead, lengthBytes: number, check: number): boolean {
-    const { destination, destinationOffset, ref } = read;
+  #isGood(
+    read: BlockRead,
+    buffer: NativeBuffer,
+    offset: number,
+    lengthBytes: number,
+    check: number,
+  ): boolean {
+    const { ref } = read;
     if (read.slotCount === 0) {
-      const fault = this.#header.parse(destination, destinationOffset, lengthBytes);
+      const fault = this.#header.parse(buffer, offset, lengthBytes);
       const found = this.#header.ref;
       return (
         fault === BlockFault.none &&
@@ -349,14 +441,7 @@ export class BlockReader {
       );
     }
     if (lengthBytes < read.expectedBytes || lengthBytes > read.slotCount * PAGE_BYTES) return false;
-    const actual = readCheck(
-      this.#seedOf(ref),
-      read.firstSlot,
-      destination.bytes,
-      destinationOffset,
-      lengthBytes,
-    );
-    return actual === check;
+    return readCheck(this.#seedOf(ref), read.firstSlot, buffer.bytes, offset, lengthBytes) === check;
   }
 
   #seedOf(ref: BlockRef): number {

@@ -104,6 +104,7 @@ class Opening {
         health: this.#health,
         view: this.#cluster,
         statistics: this.#statistics,
+        hedging: ports,
       },
       { readLevel: options.readLevel, localPeerId: ports.localPeerId },
     );

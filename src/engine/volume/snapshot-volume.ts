@@ -57,6 +57,7 @@ class SnapshotParts {
         health: this.health,
         view: this.cluster,
         statistics: this.statistics,
+        hedging: ports,
       },
       { readLevel: options.readLevel, localPeerId },
     );

@@ -17,6 +17,10 @@ export interface VolumeStatistics {
   readModifyWrites: number;
   /** Copies whose bytes failed their check. */
   badCopies: number;
+  /** Reads for which a second peer was asked because the first kept silent, ... */
+  hedgedReads: number;
+  /** ... and those that the second answered. */
+  hedgesWon: number;
   /** Bad copies rewritten from a good one. */
   repairedCopies: number;
   blocksSealed: number;
@@ -42,6 +46,8 @@ export function newVolumeStatistics(): VolumeStatistics {
     pagesFromPeers: 0,
     readModifyWrites: 0,
     badCopies: 0,
+    hedgedReads: 0,
+    hedgesWon: 0,
     repairedCopies: 0,
     blocksSealed: 0,
     logBytes: 0,

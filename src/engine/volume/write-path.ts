@@ -9,7 +9,8 @@ import { type AllocateBuffer, assert, type Clock, type NativeBuffer } from "../.
 import { PAGE_BYTES } from "../block";
 import { lsnOf, type PageMap, slotOf } from "../inode";
 import { StorageStatus } from "../ports";
-import type { BlockRead, BlockReader } from "./block-reader";
+import type { BlockRead } from "./block-read";
+import type { BlockReader } from "./block-reader";
 import type { LogWriter } from "./log-writer";
 import type { PageCache } from "./page-cache";
 import { HOLE_LOCATION, NOT_IN_OVERLAY } from "./page-overlay";

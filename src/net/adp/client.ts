@@ -49,6 +49,10 @@ export class AdpClient implements PeerTransport {
     (this.#links.get(peer) ?? this.#link(peer)).read(request);
   }
 
+  withdrawRead(peer: PeerId, request: OutgoingRead): boolean {
+    return this.#links.get(peer)?.withdrawRead(request) ?? false;
+  }
+
   fence(peer: PeerId, request: FenceRequest): Promise<FenceReply> {
     return this.#control(peer, ControlOperation.fence, encodeFenceRequest(request), decodeFenceReply);
   }

@@ -9,8 +9,9 @@
  * walks on to the next peer. The link reconnects by itself, so that a peer nobody asks is found up again.
  *
  * Deadlines count ticks of one timer per link, not time stamps per request. A request whose time is over ends as
- * unreachable; its slot stays until the late reply comes, which is then thrown away. When neither a byte came nor
- * went for a whole deadline while something waits, the connection is closed: the peer hangs.
+ * unreachable; its slot stays until the late reply comes, which is then thrown away, and so does the slot of a read
+ * that was withdrawn. When neither a byte came nor went for a whole deadline while something waits, the connection is
+ * closed: the peer hangs.
  *
  * Invariants: every request completes once, never inside the call that made it; no buffer of a completed request
  * is read or written any more (a put that has not left completely ends only with its connection).
@@ -176,6 +177,25 @@ export class PeerLink implements StreamHandler {
     if (this.#state === "ready") this.#sendRead(read);
     else if (this.#mayWait(true)) this.#waiting.push({ read });
     else this.options.turns.afterTurn(() => this.#failRead(read, this.#failureStatus()));
+  }
+
+  /** Whether the read was waiting or under way: its memory is let go of, and its answer thrown away when it comes. */
+  withdrawRead(read: OutgoingRead): boolean {
+    const waiting = this.#waiting.findIndex((one) => "read" in one && one.read === read);
+    if (waiting >= 0) {
+      this.#waiting.splice(waiting, 1);
+      return true;
+    }
+    const mask = this.#slots.length - 1;
+    for (let ordinal = this.#head; ordinal < this.#next; ordinal++) {
+      const slot = this.#slots[ordinal & mask] as Slot;
+      if (slot.read !== read) continue;
+      slot.kind = SlotKind.abandoned;
+      slot.read = undefined;
+      if (slot === this.#bodySlot) this.#discardBody(slot);
+      return true;
+    }
+    return false;
   }
 
   control(control: ControlCall): void {
@@ -531,6 +551,15 @@ export class PeerLink implements StreamHandler {
       offset,
       this.#bodyPieceBytes,
     );
+  }
+
+  /** What is still to come of the body that is being received is thrown away, wherever it would have gone. */
+  #discardBody(slot: Slot): void {
+    const pieceLeftBytes = (this.#connection as StreamConnection).cancelReceive();
+    this.#discardBytes = this.#bodyBytes - this.#bodyReceivedBytes - this.#bodyPieceBytes + pieceLeftBytes;
+    this.#bodySlot = undefined;
+    this.#bodyBuffer = undefined;
+    this.#free(slot);
   }
 
   onReceived(): void {

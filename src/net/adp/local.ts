@@ -138,6 +138,11 @@ export class LocalTransport implements PeerTransport {
     (this.spareReads.pop() ?? new LocalRead(this)).start(request);
   }
 
+  /** The local peer answers by the end of the turn that asked it: there is nothing to withdraw. */
+  withdrawRead(peer: PeerId, request: OutgoingRead): boolean {
+    return peer !== this.localPeerId && this.others.withdrawRead(peer, request);
+  }
+
   fence(peer: PeerId, request: FenceRequest): Promise<FenceReply> {
     return peer === this.localPeerId ? this.service.fence(request) : this.others.fence(peer, request);
   }

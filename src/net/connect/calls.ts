@@ -2,7 +2,7 @@
  * Calls to a peer as they go over an HTTP connection: a batch of puts, a batch of reads, one control call. Each
  * knows how to write its message and how to deliver the answer, or its lack, to everybody in it, once.
  */
-import type { PeerId } from "../../base";
+import { heapBuffer, type PeerId } from "../../base";
 import type { StreamConnection } from "../../base/io";
 import { type OutgoingPut, type OutgoingRead, StorageStatus } from "../../engine";
 import {
@@ -38,7 +38,7 @@ export interface CallFailure {
 /** An operation waiting for a connection. */
 export type Waiting =
   | { readonly kind: "put"; readonly put: OutgoingPut; readonly deadlineMs: number; readonly ordinal: number }
-  | { readonly kind: "read"; readonly read: OutgoingRead; readonly deadlineMs: number }
+  | WaitingRead
   | {
       readonly kind: "control";
       readonly procedure: string;
@@ -49,6 +49,14 @@ export type Waiting =
       resolve(body: Uint8Array): void;
       reject(error: Error): void;
     };
+
+export interface WaitingRead {
+  readonly kind: "read";
+  /** Once withdrawn, a copy: a call that is made again must say the same, and the caller's has other uses. */
+  read: OutgoingRead;
+  isWithdrawn: boolean;
+  readonly deadlineMs: number;
+}
 
 export interface Call {
   readonly procedure: string;
@@ -61,7 +69,6 @@ export interface Call {
 }
 
 type WaitingPut = Extract<Waiting, { kind: "put" }>;
-type WaitingRead = Extract<Waiting, { kind: "read" }>;
 type WaitingControl = Extract<Waiting, { kind: "control" }>;
 
 function malformed(problem: string): ConnectStorageError {
@@ -157,7 +164,8 @@ export class ReadCall implements Call {
     for (const [index, { read }] of this.operations.entries())
       checkRoom(items[index] as ReadResultItem, read);
     return () => {
-      for (const [index, { read }] of this.operations.entries()) {
+      for (const [index, { read, isWithdrawn }] of this.operations.entries()) {
+        if (isWithdrawn) continue;
         const item = items[index] as ReadResultItem;
         read.destination.bytes.set(body.subarray(item.start, item.end), read.destinationOffset);
         read.done(peerId, item.status, item.end - item.start, item.check);
@@ -198,6 +206,15 @@ export class ControlCall implements Call {
   }
 }
 
+/** Its answer is of no interest any more: whoever asked has its memory back, and is told nothing. */
+export function withdrawRead(operation: WaitingRead): void {
+  const { ref, firstSlot, slotCount } = operation.read;
+  operation.read = { ref, firstSlot, slotCount, destination: NO_ROOM, destinationOffset: 0, done: () => {} };
+  operation.isWithdrawn = true;
+}
+
+const NO_ROOM = heapBuffer(0);
+
 /** Tells one operation that it failed. */
 export function failOperation(operation: Waiting, peer: PeerId, failure: CallFailure): void {
   switch (operation.kind) {
@@ -205,7 +222,7 @@ export function failOperation(operation: Waiting, peer: PeerId, failure: CallFai
       operation.put.done(peer, "", failure.status);
       return;
     case "read":
-      operation.read.done(peer, failure.status, 0, 0);
+      if (!operation.isWithdrawn) operation.read.done(peer, failure.status, 0, 0);
       return;
     case "control": {
       const unreachable = failure.status === StorageStatus.unreachable;

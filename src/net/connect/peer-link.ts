@@ -23,6 +23,8 @@ import {
   ReadCall,
   takeBatch,
   type Waiting,
+  type WaitingRead,
+  withdrawRead,
 } from "./calls";
 import { GetStatisticsRequestSchema, type Target } from "../gen/storage_pb";
 import { encodeHead } from "./batches";
@@ -52,7 +54,7 @@ interface Running {
 
 export class ConnectPeerLink {
   readonly #puts: Extract<Waiting, { kind: "put" }>[] = [];
-  readonly #reads: Extract<Waiting, { kind: "read" }>[] = [];
+  readonly #reads: WaitingRead[] = [];
   readonly #controls: Extract<Waiting, { kind: "control" }>[] = [];
   readonly #connections = new Set<HttpConnection>();
   readonly #running = new Set<Running>();
@@ -89,8 +91,24 @@ export class ConnectPeerLink {
 
   read(read: OutgoingRead): void {
     const deadlineMs = this.options.clock.nowMs() + this.options.requestTimeoutMs;
-    const operation = { kind: "read", read, deadlineMs } as const;
+    const operation: WaitingRead = { kind: "read", read, isWithdrawn: false, deadlineMs };
     if (this.#accepts(operation)) this.#reads.push(operation);
+  }
+
+  /** Whether the read was waiting or under way: nothing is heard of it any more. Its call goes on for the others. */
+  withdrawRead(read: OutgoingRead): boolean {
+    const index = this.#reads.findIndex((waiting) => waiting.read === read);
+    if (index >= 0) {
+      this.#reads.splice(index, 1);
+      return true;
+    }
+    for (const { call } of this.#running)
+      for (const operation of call.operations)
+        if (operation.kind === "read" && operation.read === read) {
+          withdrawRead(operation);
+          return true;
+        }
+    return false;
   }
 
   control(procedure: string, body: Uint8Array): Promise<Uint8Array> {

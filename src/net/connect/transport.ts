@@ -53,6 +53,10 @@ export class ConnectTransport implements PeerTransport {
     this.#link(peer).read(request);
   }
 
+  withdrawRead(peer: PeerId, request: OutgoingRead): boolean {
+    return this.#links.get(peer)?.withdrawRead(request) ?? false;
+  }
+
   async fence(peer: PeerId, request: FenceRequest): Promise<FenceReply> {
     const body = toBinary(FenceRequestSchema, fenceToMessage(this.#target(peer), request));
     const reply = fenceReplyOf(

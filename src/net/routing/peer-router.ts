@@ -54,6 +54,13 @@ export class PeerRouter implements PeerTransport {
     this.#transport(peer).read(peer, request);
   }
 
+  /** Its address may have changed since it was asked: whichever transport has the read gives it up. */
+  withdrawRead(peer: PeerId, request: OutgoingRead): boolean {
+    for (const transport of this.options.transports.values())
+      if (transport.withdrawRead(peer, request)) return true;
+    return false;
+  }
+
   fence(peer: PeerId, request: FenceRequest): Promise<FenceReply> {
     return this.#transport(peer).fence(peer, request);
   }

@@ -38,6 +38,9 @@ const BLOCK_SIZE_BYTES = 64 * 1024;
 /** A request that takes longer is a hang: every deadline in the volume is shorter. */
 const REQUEST_HANG_MS = 240_000;
 const IO_PAGES_MAX = 12;
+/** What an owner puts into memory it has back, and how long it looks whether it stays: longer than any deadline. */
+const OWNERS_WORD = 0x5a5a5a5a;
+const MEMORY_WATCH_MS = 10_000;
 const RESTORE_CHANCE = 0.3;
 const FIRST_VOLUME_CHANCE = 0.75;
 
@@ -94,6 +97,8 @@ export class SimClient {
     resizes: 0,
     pagesCleaned: 0,
     repairs: 0,
+    hedgedReads: 0,
+    hedgesWon: 0,
     checkpoints: 0,
     opens: 0,
     opensFailed: 0,
@@ -258,6 +263,8 @@ export class SimClient {
     if (outcome.clean) model.endClose(opened);
     this.counts.pagesCleaned += volume.statistics.pagesCleaned;
     this.counts.repairs += volume.statistics.repairedCopies;
+    this.counts.hedgedReads += volume.statistics.hedgedReads;
+    this.counts.hedgesWon += volume.statistics.hedgesWon;
     this.counts.checkpoints += volume.statistics.checkpoints;
     process.log(`closed the volume: ${outcome.clean ? "clean" : outcome.reason}`);
     this.volume = undefined;
@@ -477,13 +484,27 @@ export class Work {
     if (status !== VolumeStatus.ok) {
       this.process.log(`read ${firstPage}+${pageCount}: ${status}`);
       this.counts.errors += 1;
+      this.keepWatch(destination);
       return false;
     }
     const contents = Array.from({ length: pageCount }, (_, index) =>
       readContent(destination.words, (index * PAGE_BYTES) / 4, firstPage + index),
     );
+    this.keepWatch(destination);
     model.endRead(start, contents);
     return true;
+  }
+
+  /** The memory of an answered request is its owner's: nothing may be written to it, however late. */
+  private keepWatch(destination: NativeBuffer): void {
+    const { world } = this.machine;
+    destination.words.fill(OWNERS_WORD);
+    world.schedule(MEMORY_WATCH_MS, undefined, () => {
+      if (destination.words.some((word) => word !== OWNERS_WORD))
+        world.fail(
+          new Violation("answers", `${this.process.name}: memory of an answered read was written to`),
+        );
+    });
   }
 
   /** A request must be answered once, and not hang while its process runs. */

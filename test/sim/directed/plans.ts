@@ -487,6 +487,26 @@ export const PLANS: readonly Plan[] = [
     },
   },
   {
+    // Reads: a peer keeps silent until another was asked and has answered; then its own answer comes, to freed memory.
+    name: "a peer that answers after another has",
+    async run(scene) {
+      const { writer, heir, first, second, simulation } = scene;
+      const { network } = simulation;
+      await writer.close(await writing(scene));
+      for (const late of [first, second, first, second]) {
+        const open = await scene.open(heir);
+        network.slowDown(late.name, heir.name, 1_000);
+        // Wrong bits on the way, now and then: a second answer is checked as a first is.
+        network.weather.corruptChance = 0.2;
+        for (let count = 0; count < PAGES; count += 1) await open.work.read(count, 1);
+        network.weather.corruptChance = 0;
+        network.slowDown(late.name, heir.name, 0);
+        await scene.sleep(12_000);
+        await heir.close(open);
+      }
+    },
+  },
+  {
     // R3c: the metadata were put back to a backup, and clocks are wrong: an epoch is minted a second time.
     name: "metadata from a backup, and an epoch minted twice",
     async run(scene) {

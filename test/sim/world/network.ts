@@ -54,6 +54,7 @@ export const newNetworkCounts = () => ({
   duplicates: 0,
   corrupted: 0,
   deadlines: 0,
+  withdrawn: 0,
 });
 
 export class SimNetwork {
@@ -126,6 +127,8 @@ export class SimNetwork {
 interface Call {
   readonly what: string;
   readonly put: boolean;
+  /** Until it is withdrawn: then its answer, or that none comes, is nobody's. */
+  read?: OutgoingRead | undefined;
   outstanding: boolean;
   /** Runs at the peer; `reply` is called with what to run at the client when the answer arrives. */
   serve(endpoint: PeerEndpoint, reply: (arrive: () => void) => void): void;
@@ -175,33 +178,49 @@ class SimTransport implements PeerTransport {
 
   read(peer: PeerId, request: OutgoingRead): void {
     const { ref, firstSlot, slotCount, destination, destinationOffset } = request;
-    this.send(peer, REQUEST_DEADLINE_MS, {
+    const end = (status: StorageStatus, lengthBytes: number, check: number, bytes?: Uint8Array) => {
+      if (call.read === undefined) return;
+      if (bytes !== undefined) destination.bytes.set(bytes, destinationOffset);
+      request.done(peer, status, lengthBytes, check);
+    };
+    const call: Call = {
       what: `read ${formatBlockRef(ref)} slots ${firstSlot}+${slotCount}`,
       put: false,
+      read: request,
       outstanding: true,
-      unreachable: () => request.done(peer, StorageStatus.unreachable, 0, 0),
+      unreachable: () => end(StorageStatus.unreachable, 0, 0),
       serve: ({ service, process }, reply) => {
         service.read({
           ...{ ref, firstSlot, slotCount },
           done: (status, source, offset, lengthBytes, check, release) => {
             if (source === undefined) {
               release?.();
-              reply(() => request.done(peer, status, 0, check));
+              reply(() => end(status, 0, check));
               return;
             }
             // Lent memory leaves some time after the answer: it must not change until it is given back.
             this.network.world.schedule(this.network.random.delayMs(0.2), process, () => {
               const bytes = this.copyOut(source, offset, lengthBytes);
               release?.();
-              reply(() => {
-                destination.bytes.set(bytes, destinationOffset);
-                request.done(peer, status, lengthBytes, check);
-              });
+              reply(() => end(status, lengthBytes, check, bytes));
             });
           },
         });
       },
-    });
+    };
+    this.send(peer, REQUEST_DEADLINE_MS, call);
+  }
+
+  withdrawRead(peer: PeerId, request: OutgoingRead): boolean {
+    const connection = this.connections.get(peer);
+    if (connection === undefined) return false;
+    for (const call of connection.calls)
+      if (call.read === request) {
+        this.network.counts.withdrawn += 1;
+        call.read = undefined;
+        return true;
+      }
+    return false;
   }
 
   fence(peer: PeerId, request: FenceRequest): Promise<FenceReply> {

@@ -212,6 +212,60 @@ export function streamContract(name: string, address: () => string, withHarness:
       listener.close();
     }));
 
+  test(`${name}: memory taken back from a body under way stays as it is, and the rest of the body comes to onData`, () =>
+    withHarness(async (harness) => {
+      const body = new Uint8Array(100_000).map((_, at) => 1 + at * 7);
+      for (const cutBytes of [1, 40_000, 99_999]) {
+        const memory = nativeBuffer(body.length);
+        let taken: Uint8Array | undefined;
+        const rest: number[] = [];
+        let near: StreamConnection | undefined;
+        const listener = harness.network.listen(address(), (connection) => {
+          near = connection;
+          return {
+            onData: (buffer, start, end) => {
+              if (taken === undefined) {
+                connection.receiveInto(memory, 0, body.length);
+                return 0;
+              }
+              rest.push(...buffer.bytes.subarray(start, end));
+              return end - start;
+            },
+            onReceived: () => {
+              throw new Error("a body that was given up is complete");
+            },
+            onClose: () => {},
+          };
+        });
+        let far: StreamConnection | undefined;
+        harness.network.connect(
+          listener.address,
+          2000,
+          (connection) => {
+            far = connection;
+            return { onData: (_buffer, start, end) => end - start, onReceived: () => {}, onClose: () => {} };
+          },
+          (reason) => {
+            throw new Error(reason);
+          },
+        );
+        await harness.until("both are there", () => near !== undefined && far !== undefined);
+        far?.write(body, 0, cutBytes);
+        await harness.until(
+          "the first part is there",
+          () => sumOf(memory.bytes.subarray(0, cutBytes)) === sumOf(body.subarray(0, cutBytes)),
+        );
+        expect(near?.cancelReceive()).toBe(body.length - cutBytes);
+        taken = memory.bytes.slice();
+        far?.write(body, cutBytes, body.length);
+        await harness.until("the rest came", () => rest.length === body.length - cutBytes);
+        expect(Uint8Array.from(rest)).toEqual(body.slice(cutBytes));
+        expect(memory.bytes).toEqual(taken);
+        far?.destroy("done");
+        listener.close();
+      }
+    }));
+
   test(`${name}: a handler may destroy its own connection inside onData and onReceived`, () =>
     withHarness(async (harness) => {
       for (const where of ["onData", "onReceived"]) {

@@ -152,6 +152,10 @@ export class HarnessTransport implements PeerTransport {
     });
   }
 
+  withdrawRead(): boolean {
+    return false;
+  }
+
   fence(to: PeerId, request: Parameters<PeerTransport["fence"]>[1]): ReturnType<PeerTransport["fence"]> {
     return this.ask(to, (peer) => peer.service.fence(request));
   }

@@ -168,6 +168,9 @@ class TestTransport implements PeerTransport {
   closed = false;
   bytesPut = 0;
   readCount = 0;
+  /** Reads are never given up: their answers come whatever happens. */
+  withdrawsNothing = false;
+  readonly #withdraw = new Map<OutgoingRead, () => void>();
   /** The peers that were asked to look at copies, in order. */
   readonly confirmedBy: PeerId[] = [];
 
@@ -191,9 +194,20 @@ class TestTransport implements PeerTransport {
     );
   }
 
+  withdrawRead(_peerId: PeerId, request: OutgoingRead): boolean {
+    const withdraw = this.withdrawsNothing ? undefined : this.#withdraw.get(request);
+    this.#withdraw.delete(request);
+    withdraw?.();
+    return withdraw !== undefined;
+  }
+
   read(peerId: PeerId, request: OutgoingRead): void {
     this.readCount++;
-    this.#call(
+    const end = (status: StorageStatus, lengthBytes: number, check: number): void => {
+      this.#withdraw.delete(request);
+      request.done(peerId, status, lengthBytes, check);
+    };
+    const withdraw = this.#call(
       peerId,
       (peer, answer) =>
         peer.service.read({
@@ -205,12 +219,13 @@ class TestTransport implements PeerTransport {
             release?.();
             answer(() => {
               if (bytes) request.destination.bytes.set(bytes, request.destinationOffset);
-              request.done(peerId, status, lengthBytes, check);
+              end(status, lengthBytes, check);
             });
           },
         }),
-      () => request.done(peerId, StorageStatus.unreachable, 0, 0),
+      () => end(StorageStatus.unreachable, 0, 0),
     );
+    this.#withdraw.set(request, withdraw);
   }
 
   fence(peerId: PeerId, request: FenceRequest): Promise<FenceReply> {
@@ -252,12 +267,12 @@ class TestTransport implements PeerTransport {
     });
   }
 
-  /** A request arrives after some latency and its answer after some more; each ends exactly once. */
+  /** A request arrives after some latency and its answer after some more; each ends once, or when it is given up. */
   #call(
     peerId: PeerId,
     serve: (peer: TestPeer, answer: (run: () => void) => void) => void,
     lost: () => void,
-  ): void {
+  ): () => void {
     const { clock, random } = this.cluster;
     const latencyMs = (): number => (random.below(100) / 100) * this.cluster.latencyMsMax;
     let ended = false;
@@ -281,6 +296,7 @@ class TestTransport implements PeerTransport {
         });
       });
     });
+    return () => end(() => undefined);
   }
 }
 

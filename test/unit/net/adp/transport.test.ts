@@ -530,6 +530,77 @@ test("a request that is slow on a busy connection ends as unreachable, its late 
   for (const read of quick) if (read.answers.length === 1) read.expectBytesOf(stored);
 });
 
+test("a read that is withdrawn ends nowhere and touches nothing, and all others go on", () => {
+  let meetingCount = 0;
+  for (let seed = 1; seed <= 30; seed++) {
+    const world = new World(seed, { latencyMsMax: 1, pieceBytesMax: 4_000, windowBytes: 8_000 });
+    const { service } = world.serve(peers[0]);
+    const client = world.client();
+    const stored = world.block(1, 60);
+    const connecting = new Read(stored.ref, 0, 4, heapBuffer);
+    client.read(peers[0], connecting);
+    expect(client.withdrawRead(peers[0], connecting)).toBe(true);
+    const put = new Put(stored);
+    client.put(peers[0], put);
+    world.run("stored", () => put.answers.length === 1);
+    const reads = Array.from({ length: 12 }, () => new Read(stored.ref, 0, 60, heapBuffer));
+    for (const read of reads) client.read(peers[0], read);
+    expect(client.withdrawRead(peers[1], reads[0] as Read)).toBe(false);
+    const withdrawn = new Map<Read, Uint8Array>();
+    world.run("all are done", () => {
+      const read = reads[world.random.nextU32() % reads.length] as Read;
+      const isUnderWay = read.answers.length === 0 && !withdrawn.has(read);
+      if (isUnderWay && withdrawn.size < 6 && world.random.nextU32() % 8 === 0) {
+        // Half of them while their bodies arrive.
+        const arriving = reads.find((one) => one.answers.length === 0 && one.destination.bytes[100] !== 0xcc);
+        const chosen = arriving !== undefined && !withdrawn.has(arriving) ? arriving : read;
+        if (chosen === arriving) meetingCount++;
+        expect(client.withdrawRead(peers[0], chosen)).toBe(true);
+        expect(client.withdrawRead(peers[0], chosen)).toBe(false);
+        withdrawn.set(chosen, chosen.destination.bytes.slice());
+      }
+      return reads.every((one) => one.answers.length === 1 || withdrawn.has(one));
+    });
+    const last = new Read(stored.ref, 7, 3, heapBuffer);
+    client.read(peers[0], last);
+    world.run("the last is answered", () => last.answers.length === 1);
+    last.expectBytesOf(stored);
+    for (const read of reads) {
+      const before = withdrawn.get(read);
+      if (before === undefined) read.expectBytesOf(stored);
+      else expect([read.answers, read.destination.bytes]).toEqual([[], before]);
+    }
+    expect([connecting.answers, client.peerStatistics[0]?.state]).toEqual([[], "ready"]);
+    expect(service.lentCount).toBe(0);
+    client.close();
+    expect(withdrawn.size + reads.filter((read) => read.answers.length === 1).length).toBe(reads.length);
+  }
+  expect(meetingCount).toBeGreaterThan(10);
+});
+
+test("a peer that hangs in the middle of an answer is found out, though the read was withdrawn", () => {
+  const world = new World(9, { latencyMsMax: 3, pieceBytesMax: 4_000, windowBytes: 8_000 });
+  world.serve(peers[0]);
+  const client = world.client();
+  const stored = world.block(1, 60);
+  const put = new Put(stored);
+  client.put(peers[0], put);
+  world.run("stored", () => put.answers.length === 1);
+  const read = new Read(stored.ref, 0, 60, heapBuffer);
+  client.read(peers[0], read);
+  const waiting = new Read(stored.ref, 1, 1, heapBuffer);
+  client.read(peers[0], waiting);
+  world.run("the answer has begun", () => read.destination.bytes[100] !== 0xcc);
+  world.wire.cut("client", peers[0]);
+  expect(client.withdrawRead(peers[0], read)).toBe(true);
+  const before = read.destination.bytes.slice();
+  world.run("the other ends", () => waiting.answers.length === 1, 3_000);
+  expect([waiting.statuses, client.isLikelyUp(peers[0])]).toEqual([[StorageStatus.unreachable], false]);
+  world.wire.heal("client", peers[0]);
+  world.run("found up again", () => client.isLikelyUp(peers[0]), 5_000);
+  expect([read.answers, read.destination.bytes]).toEqual([[], before]);
+});
+
 test("a peer of another cluster is refused with wrongCluster, another peer at the address with unreachable", () => {
   const world = new World(5);
   const { service } = world.serve(peers[0], otherCluster);

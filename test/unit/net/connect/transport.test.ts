@@ -275,6 +275,64 @@ describe("ConnectTransport", () => {
     );
   });
 
+  test("reads that are withdrawn end nowhere and touch nothing, waiting or under way; the others of their call do", async () => {
+    await withPeer(
+      async (transport, served, loop) => {
+        const block = testBlock(1, 100);
+        const put = new RecordedPut(block);
+        transport.put(peer, put);
+        await until(loop, "stored", answered([put]));
+        let open = () => {};
+        served.gate = new Promise((resolve) => {
+          open = resolve;
+        });
+        const calls = served.calls.length;
+        const [underWay, kept] = [new RecordedRead(testRef(1), 0, 2), new RecordedRead(testRef(1), 5, 2)];
+        transport.read(peer, underWay);
+        transport.read(peer, kept);
+        await until(loop, "the call is under way", () => served.calls.length === calls + 1);
+        const waiting = new RecordedRead(testRef(1), 0, 2);
+        transport.read(peer, waiting);
+        await loopTurns(loop, 5);
+        expect([underWay, waiting].map((read) => transport.withdrawRead(peer, read))).toEqual([true, true]);
+        expect([underWay, waiting].map((read) => transport.withdrawRead(peer, read))).toEqual([false, false]);
+        open();
+        const last = new RecordedRead(testRef(1), 9, 1);
+        transport.read(peer, last);
+        await until(loop, "the others are answered", answered([kept, last]));
+        const start = block.offset + block.headerBytes + 5 * PAGE_BYTES;
+        expect(kept.received()).toEqual(block.buffer.bytes.subarray(start, start + 2 * PAGE_BYTES));
+        for (const read of [underWay, waiting]) {
+          expect(read.answers).toEqual([]);
+          expect(read.destination.bytes.every((byte) => byte === 0xcc)).toBe(true);
+        }
+        expect(last.statuses).toEqual([ok]);
+      },
+      { connectionCountMax: 1 },
+    );
+  });
+
+  test("a withdrawn read is not told when its call fails", async () => {
+    await withLoop(async (loop, network) => {
+      const served = serve();
+      const transport = transportTo(loop, network, served.address, { requestTimeoutMs: 200 });
+      served.gate = new Promise(() => {});
+      const [withdrawn, other] = [new RecordedRead(testRef(1), 0, 1), new RecordedRead(testRef(1), 0, 1)];
+      transport.read(peer, withdrawn);
+      transport.read(peer, other);
+      await until(loop, "the call is under way", () => served.calls.length === 1);
+      expect(transport.withdrawRead(peer, withdrawn)).toBe(true);
+      await until(loop, "the call fails", answered([other]));
+      expect([withdrawn.answers, other.statuses, transport.isLikelyUp(peer)]).toEqual([
+        [],
+        [unreachable],
+        false,
+      ]);
+      transport.close();
+      served.stop();
+    });
+  });
+
   const strangers: [string, Parameters<typeof serve>[0], StorageStatus][] = [
     ["another cluster", testIdentity(1, OTHER_CLUSTER), wrongCluster],
     ["another peer", testIdentity(2), unreachable],

@@ -13,6 +13,10 @@ class Noted implements PeerTransport {
   read(peer: PeerId): void {
     this.asked.push(`read ${peer.at(-1)}`);
   }
+  withdrawRead(peer: PeerId): boolean {
+    this.asked.push(`withdraw ${peer.at(-1)}`);
+    return false;
+  }
   fence(peer: PeerId): Promise<never> {
     return this.#refuse(`fence ${peer.at(-1)}`);
   }
