@@ -191,10 +191,21 @@ export interface StorageService {
   deleteBlocks(refs: readonly BlockRef[]): Promise<void>;
   /** Ring versions at a peer are durable and never go back. */
   adoptRingVersion(version: number): Promise<void>;
+  /** Local use only: a look at one part of the store's own records, see BlockStore. */
+  checkRecords(part: number): Promise<RecordCheck>;
+}
+
+/** What a look at one part of a store's own records found. */
+export interface RecordCheck {
+  readonly bytesChecked: number;
+  /** What did not read, and is being written anew; undefined: all is well. */
+  readonly problem: string | undefined;
+  /** There is no further part. */
+  readonly isLast: boolean;
 }
 
 /** What is offered on the wire. */
-export type WireStorageService = Omit<StorageService, "deleteBlocks" | "adoptRingVersion">;
+export type WireStorageService = Omit<StorageService, "deleteBlocks" | "adoptRingVersion" | "checkRecords">;
 
 // ---------------------------------------------------------------------------------------------------------------
 // How a client or peer reaches other peers: implemented by net (adp, Connect) and the simulator.

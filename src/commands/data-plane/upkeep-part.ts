@@ -82,6 +82,11 @@ export class UpkeepPart {
       intervalMs: config.scrubIntervalMs,
       progress: { load: options.loadScrubProgress, save: options.saveScrubProgress },
       isClientBusy,
+      onBadRecords: (problem) =>
+        log({
+          level: "warn",
+          message: `Scrub found rot in the store's own records, written anew: ${problem}`,
+        }),
       onBadCopy: (ref, repaired) =>
         log({
           level: repaired ? "warn" : "error",

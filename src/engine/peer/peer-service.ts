@@ -16,6 +16,7 @@ import {
   type ListReply,
   type ListRequest,
   type PeerIdentity,
+  type RecordCheck,
   type PeerStatistics,
   type ServicePut,
   type ServiceRead,
@@ -184,6 +185,11 @@ export class PeerService implements StorageService {
   async adoptRingVersion(version: number): Promise<void> {
     const status = await this.#completed((done) => this.#store.adoptRingVersion(version, done));
     if (status !== StorageStatus.ok) throw this.#unavailable("adopt a ring version");
+  }
+
+  async checkRecords(part: number): Promise<RecordCheck> {
+    this.#requireStore("check the store's records");
+    return new Promise((resolve) => this.#store.checkRecords(part, resolve));
   }
 
   #completed(start: (done: (status: StorageStatus) => void) => void): Promise<StorageStatus> {

@@ -1,7 +1,8 @@
 /**
  * Reads every block of this peer and checks it, in the background and at a limited rate; what rotted is rewritten from
  * a good copy of another peer and checked again. It runs when its time has come, or when asked; it remembers where it
- * was, so that a restart does not begin anew.
+ * was, so that a restart does not begin anew. The store's own records come first: rot in them would be found by the next
+ * start, which would refuse, while the store that serves still knows all that was in them.
  *
  * A bad copy that could not be mended is looked at again every half minute: the peer with a good copy may have come
  * back, or the block was dead (which only a collection finds out) and has been taken away.
@@ -26,6 +27,8 @@ export interface ScrubOptions {
   readonly isClientBusy?: () => boolean;
   /** Told of every bad copy, repaired or not. */
   readonly onBadCopy?: (ref: BlockRef, repaired: boolean) => void;
+  /** Told of rot in the store's own records, which are being written anew. */
+  readonly onBadRecords?: (problem: string) => void;
 }
 
 export interface ScrubStatus {
@@ -184,6 +187,7 @@ export class Scrubber {
     this.blocksTotal = (await local.statistics()).blockCount;
     if (this.progress.parts === 0) {
       this.unrepaired.clear();
+      await this.checkRecords(signal);
       this.progress = { ...this.progress, parts: partCount(this.blocksTotal) };
     }
     const { parts } = this.progress;
@@ -195,6 +199,15 @@ export class Scrubber {
     }
     this.progress = { ...this.progress, parts: 0, partsDone: 0, finishedWallMs: clock.wallMs() };
     await this.save();
+  }
+
+  private async checkRecords(signal: AbortSignal): Promise<void> {
+    for (let part = 0, isLast = false; !isLast; part++) {
+      const found = await this.ports.local.checkRecords(part);
+      ({ isLast } = found);
+      if (found.problem !== undefined) this.options.onBadRecords?.(found.problem);
+      await this.pacer.take(found.bytesChecked, signal);
+    }
   }
 
   private async scrubPart(part: number, parts: number, signal: AbortSignal): Promise<void> {

@@ -192,6 +192,22 @@ export function decodeSuperblock(source: NativeBuffer, offset: number): Superblo
   };
 }
 
+/** Whether the checkpoint chunk at this place is that one of this generation. */
+export function isChunkOf(
+  source: NativeBuffer,
+  offset: number,
+  seed: number,
+  generation: number,
+  chunk: number,
+): boolean {
+  const { bytes, view } = source;
+  return (
+    view.getUint32(offset, true) === Bun.hash.crc32(bytes.subarray(offset + 4, offset + CHUNK_BYTES), seed) &&
+    view.getUint32(offset + 4, true) === generation &&
+    view.getUint32(offset + 8, true) === chunk
+  );
+}
+
 /** Seeds every record and chunk of a segment, so that those of another segment or store do not pass. */
 export function segmentSeed(storeSeed: number, segment: number): number {
   seedScratch.view.setUint32(0, storeSeed, true);

@@ -72,6 +72,14 @@ export class RecordRing {
     return DiskStatus.ok;
   }
 
+  /** Has all of the page written again that is being filled, if it is this one. */
+  touch(pageNumber: number): boolean {
+    if (pageNumber !== this.#pageNumber) return false;
+    this.#dirtyStart = 0;
+    this.#dirtyEnd = METADATA_PAGE_BYTES;
+    return true;
+  }
+
   slotOffset(sequence: number): number {
     return (sequence % RECORDS_PER_PAGE) * RECORD_BYTES;
   }

@@ -34,6 +34,7 @@ import {
   ENTRIES_PER_CHUNK,
   ENTRY_BYTES,
   EXTENTS_PER_ENTRY,
+  isChunkOf,
   METADATA_PAGE_BYTES,
   RECORD_BYTES,
   type Superblock,
@@ -147,12 +148,7 @@ class Replay {
         return `${file.name}: the index checkpoint cannot be read`;
       for (let chunk = 0; chunk < count; chunk += 1) {
         const at = chunk * CHUNK_BYTES;
-        const crc = Bun.hash.crc32(scratch.bytes.subarray(at + 4, at + CHUNK_BYTES), seed);
-        if (
-          crc !== scratch.view.getUint32(at, true) ||
-          scratch.view.getUint32(at + 4, true) !== superblock.generation ||
-          scratch.view.getUint32(at + 8, true) !== first + chunk
-        )
+        if (!isChunkOf(scratch, at, seed, superblock.generation, first + chunk))
           return `${file.name}: the index checkpoint is damaged (chunk ${first + chunk})`;
         const entryCount = Math.min(scratch.view.getUint32(at + 12, true), ENTRIES_PER_CHUNK);
         for (let entry = 0; entry < entryCount; entry += 1)

@@ -30,6 +30,7 @@ import { BlockFault, PAGE_BYTES } from "../block";
 import {
   type ListReply,
   type ListRequest,
+  type RecordCheck,
   type ServicePut,
   type ServiceRead,
   StorageStatus,
@@ -42,6 +43,7 @@ import { CHECKPOINT_SCRATCH_BYTES, CheckpointRun } from "./checkpoint";
 import { BLOCK_EXTENTS_MAX, METADATA_PAGE_BYTES, segmentFileName, segmentGeometry } from "./layout";
 import { Lending } from "./lending";
 import type { RowBytes } from "./row-bytes";
+import { CHECK_STEP_BYTES, SegmentCheck } from "./segment-check";
 import { createSegmentFile, entriesFor, Segment, type StoreContext } from "./segment";
 import { SpaceMap } from "./space-map";
 import type { StateLog } from "./state-log";
@@ -63,6 +65,8 @@ const ZERO_STEP_BYTES = 256 * 1024;
 const ZERO_PAUSE_MS = 10;
 /** More than this put within a pause: the disk has better things to do. */
 const ZERO_QUIET_BYTES = 256 * 1024;
+/** Between two parts of a look at a segment's own records. */
+const CHECK_PAUSE_MS = 1;
 /** Between two slices of a checkpoint. */
 const CHECKPOINT_PAUSE_MS = 1;
 
@@ -755,6 +759,7 @@ export class SegmentStore implements BlockStore {
         this.#checkpoint = undefined;
         // Tells a later start that this superblock is durable, and everything before it.
         if (segment.appendMark() !== DiskStatus.ok) return failed();
+        this.#clearRotten(segment);
         this.#markDirty(segment);
         this.#retryWaiting();
         this.#startCheckpoint();
@@ -1095,6 +1100,50 @@ export class SegmentStore implements BlockStore {
       done(this.poisonReason === undefined ? StorageStatus.ok : StorageStatus.unavailable);
       this.#checkIdle();
     };
+  }
+
+  // -------------------------------------------------------------------------------------------------------------
+  // Rot in the store's own records
+
+  checkRecords(part: number, done: (found: RecordCheck) => void): void {
+    const segment = this.#segments[part];
+    if (this.#isStopped || segment === undefined)
+      return done({ bytesChecked: 0, problem: undefined, isLast: true });
+    const stateProblem = part === 0 ? this.#checkState() : undefined;
+    const check = new SegmentCheck(segment, this.#context.allocate(CHECK_STEP_BYTES));
+    const finish = () => {
+      if (!this.#isStopped) this.#renewRotten(segment, check);
+      done({
+        bytesChecked: check.bytesChecked,
+        problem: stateProblem ?? check.problem,
+        isLast: part + 1 >= this.#segments.length,
+      });
+    };
+    const step = () => {
+      if (this.#isStopped || !check.step()) finish();
+      else this.#clock.schedule(CHECK_PAUSE_MS, step);
+    };
+    this.#clock.schedule(CHECK_PAUSE_MS, step);
+  }
+
+  #checkState(): string | undefined {
+    const problem = this.#state.findRot();
+    if (problem !== undefined) this.#state.renew(this.#stateDone(() => undefined));
+    return problem;
+  }
+
+  #renewRotten(segment: Segment, check: SegmentCheck): void {
+    segment.rottenPages = check.rottenPages;
+    this.#clearRotten(segment);
+    // Rotten pages are left where a start needs other records of them, which a checkpoint changes.
+    if (check.problem !== undefined || segment.rottenPages.length > 0) this.#requestCheckpoint(segment);
+  }
+
+  #clearRotten(segment: Segment): void {
+    if (segment.rottenPages.length === 0) return;
+    this.#pageScratch.bytes.fill(0);
+    if (segment.clearRottenPages(this.#pageScratch) === DiskStatus.ok) return this.#markDirty(segment);
+    this.#poison(`Cannot write the journal of ${segment.file.name} in ${this.#disk.description}`);
   }
 
   // -------------------------------------------------------------------------------------------------------------

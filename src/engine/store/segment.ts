@@ -72,6 +72,8 @@ export class Segment {
   zeroedEnd = 0;
   /** No record but marks came after the last sync that a record tells of. */
   isCovered = true;
+  /** Pages of the journal that hold what is no record, and are to be cleared when no start needs them. */
+  rottenPages: number[] = [];
   #ring: RecordRing | undefined;
 
   constructor(
@@ -167,6 +169,30 @@ export class Segment {
   /** Writes the journal's last page, if it changed; the next sync makes it durable. */
   flushJournal(): DiskStatus {
     return this.#ring === undefined ? DiskStatus.ok : this.#ring.flush();
+  }
+
+  /**
+   * Clears rotten pages of the journal that hold no record from its start on; the one that is being filled is written
+   * again. A commit should follow.
+   */
+  clearRottenPages(zeros: NativeBuffer): DiskStatus {
+    const { journalOffset, journalSlots } = this.geometry;
+    const pageCount = journalSlots / RECORDS_PER_PAGE;
+    const firstPage = Math.floor(this.startSequence / RECORDS_PER_PAGE);
+    const pagesInUse = Math.floor(this.nextSequence / RECORDS_PER_PAGE) - firstPage + 1;
+    const left: number[] = [];
+    for (const page of this.rottenPages) {
+      if (this.#ring?.touch(page) === true) continue;
+      if ((page - (firstPage % pageCount) + pageCount) % pageCount < pagesInUse) {
+        left.push(page);
+        continue;
+      }
+      const at = journalOffset + page * METADATA_PAGE_BYTES;
+      const status = this.file.write("journal.write", at, zeros, 0, METADATA_PAGE_BYTES);
+      if (status !== DiskStatus.ok) return status;
+    }
+    this.rottenPages = left;
+    return DiskStatus.ok;
   }
 
   /** Writes the superblock that puts a checkpoint in force; a sync must follow. */

@@ -37,7 +37,7 @@ const MAGIC = 0x41545354;
 const FORMAT_VERSION = 1;
 const HEADER_BYTES = 512;
 const FENCE_BYTES = 16;
-const Kind = { sealed: 1, fence: 2, ring: 3, segments: 4, incarnation: 5, progress: 6 } as const;
+const Kind = { renewal: 0, sealed: 1, fence: 2, ring: 3, segments: 4, incarnation: 5, progress: 6 } as const;
 
 export interface StateIdentity {
   readonly clusterId: ClusterId;
@@ -156,13 +156,34 @@ export class StateLog {
     this.#change(Kind.incarnation, low, high, done);
   }
 
+  /** What is wrong with what is on the disk, by what is known here; undefined also while it is being written. */
+  findRot(): string | undefined {
+    if (this.#isBusy) return undefined;
+    const found = StateLog.load(this.file, this.allocate);
+    if (typeof found === "string") return found;
+    const isSame =
+      found.incarnation === this.incarnation &&
+      found.bootCount === this.bootCount &&
+      found.progress === this.progress &&
+      found.ringVersion === this.ringVersion &&
+      found.segmentCount === this.segmentCount &&
+      found.fences.size === this.fences.size &&
+      [...found.fences].every(([volumeId, epoch]) => this.fences.get(volumeId) === epoch);
+    return isSame ? undefined : `${this.file.name} is older than it should be`;
+  }
+
+  /** Writes all values anew, where others are in force until it is done. */
+  renew(done: Done): void {
+    this.#change(Kind.renewal, 0, 0, done);
+  }
+
   /**
    * Writes all values as a new snapshot. Every start does, with its boot count: what a killed process wrote and
    * never synced is readable, and may still be lost, until it is written again.
    */
   writeSnapshot(done: Done): void {
     this.#isBusy = true;
-    this.#rotate((status) => this.#finish([{ kind: 0, first: 0, second: 0, done }], status));
+    this.#rotate((status) => this.#finish([{ kind: Kind.renewal, first: 0, second: 0, done }], status));
   }
 
   #change(kind: number, first: number, second: number, done: Done): void {
@@ -178,7 +199,8 @@ export class StateLog {
     if (this.#failed !== DiskStatus.ok) return finish(this.#failed);
     const slotCount = this.#recordSlots();
     const isSealMissing = this.#sequence === 0 ? 1 : 0;
-    if (this.#sequence + isSealMissing + changes.length > slotCount) return this.#rotate(finish);
+    const isRenewal = changes.some(({ kind }) => kind === Kind.renewal);
+    if (isRenewal || this.#sequence + isSealMissing + changes.length > slotCount) return this.#rotate(finish);
     let status: DiskStatus = DiskStatus.ok;
     if (isSealMissing === 1) status = this.#append(Kind.sealed, 0, 0);
     for (const change of changes)

@@ -7,7 +7,15 @@
  * for (refusals, reads). All callbacks of puts made in one turn follow one sync.
  */
 import type { BlockKind, BlockRef, ClusterId, Epoch, Incarnation, PeerId, VolumeId } from "../../base";
-import type { ListReply, ListRequest, ServicePut, ServiceRead, StorageStatus, TailBlock } from "../ports";
+import type {
+  ListReply,
+  ListRequest,
+  RecordCheck,
+  ServicePut,
+  ServiceRead,
+  StorageStatus,
+  TailBlock,
+} from "../ports";
 
 export interface StoreStatistics {
   /** Bytes that blocks can take, headers and rounding included. */
@@ -71,6 +79,12 @@ export interface BlockStore {
   advance(done: (status: StorageStatus) => void): void;
   /** For a store that was rolled back: from now on it is another peer for every earlier log set. */
   renewIncarnation(incarnation: Incarnation, done: (status: StorageStatus) => void): void;
+
+  /**
+   * Reads, of part 0, 1, ..., what the next start would read besides the blocks, and has what does not read written
+   * anew from memory. `done` runs later; at once with isLast when the store answers nothing any more.
+   */
+  checkRecords(part: number, done: (found: RecordCheck) => void): void;
 
   statistics(): StoreStatistics;
   /** Completes what is pending, leaves the store clean and releases the disk. */

@@ -12,7 +12,7 @@ import { BlockReader, ClusterFollower, newVolumeStatistics, PeerNodeReader } fro
 /** What background work asks of the peer it belongs to; a StorageService is one, and so is a proxy to its thread. */
 export type LocalPeer = Pick<
   StorageService,
-  "identity" | "list" | "confirm" | "statistics" | "deleteBlocks" | "adoptRingVersion"
+  "identity" | "list" | "confirm" | "statistics" | "deleteBlocks" | "adoptRingVersion" | "checkRecords"
 >;
 
 /** What background work asks of the metadata. */

@@ -65,6 +65,28 @@ describe("Scrubber", () => {
     await harness.time.until(job.stop());
   });
 
+  test("looks at the store's own records before the blocks, and says what was wrong", async () => {
+    const { harness, peer } = await scene(20);
+    const problems = ["state holds no readable snapshot", undefined, "blocks-00001 has lost its superblock"];
+    const asked: number[] = [];
+    peer.service.checkRecords = async (part) => {
+      asked.push(part);
+      return { bytesChecked: 100, problem: problems[part], isLast: part === 2 };
+    };
+    const seen: string[] = [];
+    const job = scrubber(harness, peer, { onBadRecords: (problem) => seen.push(problem) });
+    job.start();
+    await harness.time.advance(60_000);
+    expect(asked).toEqual([0, 1, 2]);
+    expect(seen).toEqual(problems.filter((problem) => problem !== undefined));
+    expect(job.status()).toMatchObject({
+      state: "idle",
+      blocksChecked: peer.refs().length,
+      blocksCorrupt: 0,
+    });
+    await harness.time.until(job.stop());
+  });
+
   test("names what it cannot repair, and repairs it when a good copy can be read again", async () => {
     const { harness, peer } = await scene(30);
     const bad = peer.refs()[0] as BlockRef;

@@ -44,6 +44,7 @@ export interface ScheduleReport {
   refusedForSpace: number;
   suspects: number;
   checkpoints: number;
+  checks: number;
   readonly disk: SimulatedDisk["counts"];
 }
 
@@ -92,6 +93,7 @@ class Schedule {
       refusedForSpace: 0,
       suspects: 0,
       checkpoints: 0,
+      checks: 0,
       disk: this.#disk.counts,
     };
     this.#disk.onOperation = (operation, isSync) => {
@@ -192,7 +194,18 @@ class Schedule {
     else if (choice < 72) this.#putAgain();
     else if (choice < 90) this.#deleteSome();
     else if (choice < 97) this.#fence();
-    else this.#advance();
+    else if (choice < 99) this.#advance();
+    else this.#checkRecords();
+  }
+
+  /** Nothing rots here: a look at the store's own records finds nothing, whatever goes on meanwhile. */
+  #checkRecords(): void {
+    const life = this.#life;
+    this.#store.checkRecords(this.#random.below(3), ({ problem }) => {
+      if (life !== this.#life) throw new Error("a dead process answered");
+      if (problem !== undefined) throw new Error(`rot was found where there is none: ${problem}`);
+      this.#report.checks += 1;
+    });
   }
 
   #putNew(): void {

@@ -13,6 +13,7 @@ test("SegmentStore keeps every acknowledged put, delete and fence over any crash
     refusedForSpace: 0,
     suspects: 0,
     checkpoints: 0,
+    checks: 0,
     torn: 0,
   };
   const add = (report: ScheduleReport) => {
@@ -23,6 +24,7 @@ test("SegmentStore keeps every acknowledged put, delete and fence over any crash
       "refusedForSpace",
       "suspects",
       "checkpoints",
+      "checks",
     ] as const)
       total[key] += report[key];
     total.torn += report.disk.torn;
@@ -37,6 +39,7 @@ test("SegmentStore keeps every acknowledged put, delete and fence over any crash
   expect(total.refusedForSpace).toBeGreaterThan(0);
   expect(total.suspects).toBeGreaterThan(0);
   expect(total.checkpoints).toBeGreaterThan(0);
+  expect(total.checks).toBeGreaterThan(seedCount / 10);
   expect(total.torn).toBeGreaterThan(seedCount);
   if (process.env.STORE_REPORT !== undefined) console.log(total);
 }, 600_000);

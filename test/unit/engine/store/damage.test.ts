@@ -5,7 +5,7 @@
 import { describe, expect, test } from "bun:test";
 import { asEpoch, asVolumeId, BlockKind, heapBuffer, type PeerId } from "../../../../src/base";
 import { PAGE_BYTES, type SealedBlock } from "../../../../src/engine/block";
-import { StorageStatus } from "../../../../src/engine/ports";
+import { type RecordCheck, StorageStatus } from "../../../../src/engine/ports";
 import {
   openSegmentStore,
   readStoreIdentity,
@@ -20,7 +20,9 @@ import { PEER } from "./stores";
 
 const SEGMENT_BYTES = 512 * 1024;
 const JOURNAL_OFFSET = 8192;
-const DATA_OFFSET = 8192 + 16384 + 2 * 8192;
+const METADATA_PAGE_BYTES = 4096;
+const CHECKPOINT_OFFSET = 8192 + 16384;
+const DATA_OFFSET = CHECKPOINT_OFFSET + 2 * 8192;
 
 class Bench {
   readonly loop = new VirtualLoop();
@@ -115,6 +117,22 @@ class Bench {
   async restart() {
     this.disk.kill();
     return this.open();
+  }
+
+  /** Looks at all of the store's own records; what was wrong is written anew when this returns. */
+  checkRecords(): string[] {
+    const problems: string[] = [];
+    for (let part = 0, isLast = false; !isLast; part += 1) {
+      let found: RecordCheck | undefined;
+      this.store.checkRecords(part, (answer) => {
+        found = answer;
+      });
+      this.loop.run();
+      if (found === undefined) throw new Error("a check was not answered");
+      if (found.problem !== undefined) problems.push(found.problem);
+      ({ isLast } = found);
+    }
+    return problems;
   }
 }
 
@@ -471,6 +489,124 @@ describe("SegmentStore and its records", () => {
     bench.disk.corrupt("state", 0, (bytes) => bytes.set(old));
     expect((await bench.openError()).message).toContain("state is older than the blocks");
   });
+});
+
+describe("SegmentStore and rot in its own records while it serves", () => {
+  /** A store with a checkpoint in force, records after it, deleted blocks and a fence. */
+  async function served() {
+    const bench = await fresh();
+    let checkpointCount = 0;
+    bench.disk.onOperation = (operation, isSync) => {
+      if (operation === "checkpoint.sync" && isSync) checkpointCount += 1;
+    };
+    const blocks = bench.putMany(60, 1);
+    bench.store.delete(
+      blocks.splice(0, 10).map(({ ref }) => ref),
+      () => undefined,
+    );
+    // Enough records for a checkpoint: 5/8 of the journal's 256 slots.
+    while (checkpointCount === 0) {
+      const extra = dataBlock(dataRef(2, 1, 1), 1);
+      bench.put(extra);
+      bench.store.delete([extra.ref], () => undefined);
+      bench.loop.run();
+    }
+    expect(bench.fence(7, 21)).toBe(StorageStatus.ok);
+    for (const index of [101, 102, 103]) {
+      const block = dataBlock(dataRef(1, 1, index), 1);
+      expect(bench.put(block)).toBe(StorageStatus.ok);
+      blocks.push(block);
+    }
+    return { bench, blocks };
+  }
+
+  function expectWhole(bench: Bench, blocks: readonly SealedBlock[]): void {
+    expect(bench.store.acceptedDamage).toEqual([]);
+    expect(bench.store.fenceEpoch(asVolumeId(7))).toBe(21);
+    expect(bench.store.statistics().blockCount).toBe(blocks.length);
+    for (const block of blocks) expect(read(bench.store, block.ref, 0, 1).bytes).toEqual(payloadOf(block));
+  }
+
+  test("a store that is well is left as it is", async () => {
+    const { bench, blocks } = await served();
+    const writes = bench.disk.counts.writes;
+    expect(bench.checkRecords()).toEqual([]);
+    expect(bench.disk.counts.writes).toBe(writes);
+    await bench.restart();
+    expectWhole(bench, blocks);
+  });
+
+  test("each kind is named", async () => {
+    const kinds: [(bench: Bench) => void, RegExp][] = [
+      [
+        (bench) => {
+          for (const at of [100, METADATA_PAGE_BYTES + 100]) bench.disk.flipBit("blocks-00000", at);
+        },
+        /blocks-00000 has lost its superblock/,
+      ],
+      [
+        (bench) => {
+          for (const at of [CHECKPOINT_OFFSET + 99, CHECKPOINT_OFFSET + 8192 + 99])
+            bench.disk.flipBit("blocks-00000", at);
+        },
+        /blocks-00000: the index checkpoint is damaged \(chunk 0\)/,
+      ],
+      [
+        (bench) => {
+          for (let slot = 0; slot < 256; slot += 1)
+            bench.disk.flipBit("blocks-00000", JOURNAL_OFFSET + slot * 64 + 40);
+        },
+        /blocks-00000: record \d+ of the journal is damaged/,
+      ],
+      [
+        (bench) => {
+          const areaBytes = bench.disk.bytesOf("state").length / 2;
+          for (const at of [40, areaBytes + 40]) bench.disk.flipBit("state", at);
+        },
+        /state holds no readable snapshot/,
+      ],
+    ];
+    for (const [damage, message] of kinds) {
+      const { bench, blocks } = await served();
+      damage(bench);
+      const problems = bench.checkRecords();
+      expect(problems).toHaveLength(1);
+      expect(problems[0]).toMatch(message);
+      expect(bench.checkRecords()).toEqual([]);
+      await bench.restart();
+      expectWhole(bench, blocks);
+    }
+  });
+
+  test("rot anywhere in them, once looked for, keeps no start from finding all", async () => {
+    const reference = await served();
+    reference.bench.disk.powerLoss();
+    const image = reference.bench.disk.image();
+    const places = [
+      ...Array.from(
+        { length: Math.ceil(DATA_OFFSET / 41) },
+        (_, index) => ["blocks-00000", index * 41] as const,
+      ),
+      ...Array.from(
+        { length: Math.ceil((image.get("state")?.length ?? 0) / 211) },
+        (_, index) => ["state", index * 211] as const,
+      ),
+    ];
+    let found = 0;
+    for (const [name, offset] of places) {
+      const bench = new Bench();
+      bench.disk.restore(image);
+      await bench.open();
+      bench.disk.flipBit(name, offset, offset % 8);
+      found += bench.checkRecords().length;
+      expect(bench.checkRecords()).toEqual([]);
+      if (offset % 2 === 0) bench.disk.powerLoss();
+      else bench.disk.kill();
+      await bench.open();
+      expectWhole(bench, reference.blocks);
+    }
+    expect(found).toBeGreaterThan(10);
+  }, 120_000);
 });
 
 describe("SegmentStore and failing writes", () => {
