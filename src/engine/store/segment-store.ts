@@ -714,10 +714,12 @@ export class SegmentStore implements BlockStore {
     if (segment.isCheckpointing || this.poisonReason !== undefined) return;
     segment.isCheckpointing = true;
     this.#checkpointQueue.push(segment);
-    if (this.#checkpoint === undefined) this.#startCheckpoint();
+    this.#startCheckpoint();
   }
 
+  /** One at a time, for all share their scratch; the next one when it is in force. */
   #startCheckpoint(): void {
+    if (this.#checkpoint !== undefined) return;
     const segment = this.#checkpointQueue.shift();
     if (segment === undefined) return this.#checkIdle();
     this.#checkpointScratch ??= this.#context.allocate(CHECKPOINT_SCRATCH_BYTES);
