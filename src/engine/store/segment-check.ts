@@ -21,6 +21,8 @@ import type { Segment } from "./segment";
 /** Bytes of one read, and so of one step. */
 export const CHECK_STEP_BYTES = 256 * 1024;
 
+const NO_PAGES: ReadonlySet<number> = new Set();
+
 export class SegmentCheck {
   /** What is wrong with what a start needs. */
   problem: string | undefined;
@@ -42,12 +44,12 @@ export class SegmentCheck {
 
   /** Checks a part; false when there is no more. All reading is done before it returns. */
   step(): boolean {
-    if (this.problem !== undefined) return false;
     // What came into force meanwhile was just written.
     if (this.#chunksDone < this.#chunkCount && this.segment.generation === this.#generation)
       this.#checkChunks();
     else this.#checkSlots();
-    return this.problem === undefined && this.#slotsDone < this.segment.geometry.journalSlots;
+    // The journal to its end, whatever was found: what else is rotten there would be in the way of a later start.
+    return this.#slotsDone < this.segment.geometry.journalSlots;
   }
 
   #checkSuperblock(): void {
@@ -71,6 +73,7 @@ export class SegmentCheck {
     for (let chunk = 0; chunk < count; chunk += 1)
       if (!isRead || !isChunkOf(this.scratch, chunk * CHUNK_BYTES, seed, this.#generation, first + chunk)) {
         this.problem = `${file.name}: the index checkpoint is damaged (chunk ${first + chunk})`;
+        this.#chunksDone = this.#chunkCount;
         return;
       }
     this.#chunksDone += count;
@@ -84,21 +87,35 @@ export class SegmentCheck {
     const count = Math.min(CHECK_STEP_BYTES / RECORD_BYTES, journalSlots - first);
     const at = journalOffset + first * RECORD_BYTES;
     const isRead = file.read("journal.read", at, this.scratch, 0, count * RECORD_BYTES) === DiskStatus.ok;
+    const pagesUnread = isRead ? NO_PAGES : this.#readPages(at, count / RECORDS_PER_PAGE);
     for (let record = 0; record < count; record += 1) {
       const slot = first + record;
       // The sequence of this turn of the ring that the slot is for.
       const sequence =
         startSequence + ((slot - (startSequence % journalSlots) + journalSlots) % journalSlots);
       if (sequence >= durableEnd && sequence < nextSequence) continue;
-      const kind = isRead ? inspectRecord(this.scratch, record * RECORD_BYTES, seed) : "damaged";
+      const isUnread = pagesUnread.has(Math.floor(record / RECORDS_PER_PAGE));
+      const kind = isUnread ? "damaged" : inspectRecord(this.scratch, record * RECORD_BYTES, seed);
       const isNeeded = sequence < durableEnd;
       if (isNeeded && (kind !== "valid" || sequenceAt(this.scratch, record * RECORD_BYTES) !== sequence)) {
-        this.problem = `${file.name}: record ${sequence} of the journal is damaged`;
+        this.problem ??= `${file.name}: record ${sequence} of the journal is damaged`;
         this.#notePage(slot);
       } else if (!isNeeded && kind === "damaged") this.#notePage(slot);
     }
     this.#slotsDone += count;
     this.bytesChecked += count * RECORD_BYTES;
+  }
+
+  /** Each page for itself: those around one that cannot be read are no rot. Returns which of them cannot be read. */
+  #readPages(at: number, count: number): ReadonlySet<number> {
+    const unread = new Set<number>();
+    for (let page = 0; page < count; page += 1) {
+      const offset = page * METADATA_PAGE_BYTES;
+      const { file } = this.segment;
+      if (file.read("journal.read", at + offset, this.scratch, offset, METADATA_PAGE_BYTES) !== DiskStatus.ok)
+        unread.add(page);
+    }
+    return unread;
   }
 
   #notePage(slot: number): void {

@@ -762,6 +762,8 @@ export class SegmentStore implements BlockStore {
         // Tells a later start that this superblock is durable, and everything before it.
         if (segment.appendMark() !== DiskStatus.ok) return failed();
         this.#clearRotten(segment);
+        // Found when this checkpoint was under way, or beside its first record: the next one leaves it behind.
+        if (segment.rottenPages.length > 0) this.#requestCheckpoint(segment);
         this.#markDirty(segment);
         this.#retryWaiting();
         this.#startCheckpoint();
@@ -1111,8 +1113,10 @@ export class SegmentStore implements BlockStore {
     const segment = this.#segments[part];
     if (this.#isStopped || segment === undefined)
       return done({ bytesChecked: 0, problem: undefined, isLast: true });
-    const stateProblem = part === 0 ? this.#checkState() : undefined;
+    let stateProblem: string | undefined;
+    let isStateDue = part === 0;
     const check = new SegmentCheck(segment, this.#context.allocate(CHECK_STEP_BYTES));
+    let isMore = true;
     const finish = () => {
       if (!this.#isStopped) this.#renewRotten(segment, check);
       done({
@@ -1122,7 +1126,14 @@ export class SegmentStore implements BlockStore {
       });
     };
     const step = () => {
-      if (this.#isStopped || !check.step()) finish();
+      if (this.#isStopped) return finish();
+      // While it is being written nothing can be said of it.
+      if (isStateDue && !this.#state.isBusy) {
+        stateProblem = this.#checkState();
+        isStateDue = false;
+      }
+      isMore &&= check.step();
+      if (!isMore && !isStateDue) finish();
       else this.#clock.schedule(CHECK_PAUSE_MS, step);
     };
     this.#clock.schedule(CHECK_PAUSE_MS, step);

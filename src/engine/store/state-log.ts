@@ -156,9 +156,13 @@ export class StateLog {
     this.#change(Kind.incarnation, low, high, done);
   }
 
-  /** What is wrong with what is on the disk, by what is known here; undefined also while it is being written. */
+  /** Whether changes are being written. */
+  get isBusy(): boolean {
+    return this.#isBusy;
+  }
+
+  /** What is wrong with what is on the disk, by what is known here, while nothing is being written. */
   findRot(): string | undefined {
-    if (this.#isBusy) return undefined;
     const found = StateLog.load(this.file, this.allocate);
     if (typeof found === "string") return found;
     const isSame =
@@ -248,11 +252,8 @@ export class StateLog {
     const fences = this.#fencesOffset();
     const fencesLength =
       Math.ceil((this.fences.size * FENCE_BYTES) / METADATA_PAGE_BYTES) * METADATA_PAGE_BYTES;
-    let status: DiskStatus = DiskStatus.ok;
-    if (fencesLength > 0)
-      status = this.file.write("state.write", areaOffset + fences, image, fences, fencesLength);
-    if (status === DiskStatus.ok)
-      status = this.file.write("state.write", areaOffset, image, 0, METADATA_PAGE_BYTES);
+    // With its records, all zero: what rotted among the old ones would be damage of this snapshot's.
+    const status = this.file.write("state.write", areaOffset, image, 0, fences + fencesLength);
     if (status !== DiskStatus.ok) return done(status);
     this.#records = this.#newRing();
     this.#sequence = 0;

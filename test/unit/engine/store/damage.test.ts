@@ -609,6 +609,124 @@ describe("SegmentStore and rot in its own records while it serves", () => {
   }, 120_000);
 });
 
+describe("SegmentStore and rot that is found while much goes on", () => {
+  /** What was asked of the store has time for everything but a checkpoint whose sync is slow. */
+  function answered(bench: Bench, start: (done: (status: StorageStatus) => void) => void): void {
+    let answer: StorageStatus | undefined;
+    start((status) => {
+      answer = status;
+    });
+    while (answer === undefined) {
+      bench.loop.endTurn();
+      bench.loop.step();
+    }
+    expect(answer).toBe(StorageStatus.ok);
+  }
+
+  function putBesides(bench: Bench, block: SealedBlock): void {
+    const { buffer, offset, lengthBytes } = block;
+    answered(bench, (done) => bench.store.put({ buffer, offset, lengthBytes, writerEpoch: 1, done }));
+  }
+
+  /** Until a checkpoint has begun whose sync takes long. */
+  function beginSlowCheckpoint(bench: Bench): void {
+    bench.disk.slowSyncs("checkpoint.sync", 60_000);
+    let isBegun = false;
+    bench.disk.onOperation = (operation) => {
+      if (operation === "checkpoint.sync") isBegun = true;
+    };
+    // The superblock in force, whichever it is, for as long as the look at it takes.
+    const flip = () => {
+      for (const at of [100, METADATA_PAGE_BYTES + 100]) bench.disk.flipBit("blocks-00000", at);
+    };
+    flip();
+    bench.store.checkRecords(0, () => undefined);
+    flip();
+    while (!isBegun) {
+      bench.loop.endTurn();
+      bench.loop.step();
+    }
+  }
+
+  test("a record that rots after the checkpoint under way began is left behind by the next", async () => {
+    const bench = await fresh();
+    const blocks = bench.putMany(5, 1);
+    beginSlowCheckpoint(bench);
+    const rottenSlot = 1 + blocks.length + 3;
+    // A page of records and more, so that the rotten one is not in the page that is being filled.
+    for (let index = 101; index < 180; index += 1) {
+      const block = dataBlock(dataRef(1, 1, index), 1);
+      putBesides(bench, block);
+      if (index < 110) blocks.push(block);
+      else answered(bench, (done) => bench.store.delete([block.ref], done));
+    }
+    bench.disk.flipBit("blocks-00000", JOURNAL_OFFSET + rottenSlot * 64 + 40);
+    const problems: string[] = [];
+    let isDone = false;
+    bench.store.checkRecords(0, ({ problem }) => {
+      if (problem !== undefined) problems.push(problem);
+      isDone = true;
+    });
+    while (!isDone) {
+      bench.loop.endTurn();
+      bench.loop.step();
+    }
+    expect(problems).toHaveLength(1);
+    expect(problems[0]).toMatch(/record \d+ of the journal is damaged/);
+    bench.loop.run();
+    await bench.restart();
+    expect(bench.store.acceptedDamage).toEqual([]);
+    for (const block of blocks) expect(read(bench.store, block.ref, 0, 1).bytes).toEqual(payloadOf(block));
+  });
+
+  test("rot in two places of a segment is written anew in both", async () => {
+    const bench = await fresh();
+    const blocks = bench.putMany(50, 1);
+    for (const at of [100, METADATA_PAGE_BYTES + 100]) bench.disk.flipBit("blocks-00000", at);
+    bench.disk.flipBit("blocks-00000", JOURNAL_OFFSET + 20 * 64 + 40);
+    expect(bench.checkRecords()).toHaveLength(1);
+    // As far as the ring's next turn, for which the rotten slot is one of those behind the end.
+    for (let turn = 0; turn < 60; turn += 1) {
+      const extra = dataBlock(dataRef(2, 1, 1), 1);
+      bench.put(extra);
+      bench.store.delete([extra.ref], () => undefined);
+      bench.loop.run();
+      await bench.restart();
+    }
+    for (const block of blocks) expect(read(bench.store, block.ref, 0, 1).bytes).toEqual(payloadOf(block));
+  });
+
+  test("a state that was being written is looked at all the same", async () => {
+    const bench = await fresh();
+    expect(bench.fence(7, 1)).toBe(StorageStatus.ok);
+    bench.disk.slowSyncs("state.sync", 20);
+    for (const area of [0, bench.disk.bytesOf("state").length / 2])
+      bench.disk.flipBit("state", area + METADATA_PAGE_BYTES + 200 * 64 + 40);
+    bench.store.fence(asVolumeId(7), asEpoch(2), () => undefined);
+    bench.loop.endTurn();
+    bench.loop.step();
+    expect(bench.checkRecords()).toEqual([expect.stringMatching(/state has a damaged record/)]);
+    await bench.restart();
+    expect(bench.store.fenceEpoch(asVolumeId(7))).toBe(2);
+  });
+
+  test("rot in either area of the state is in the way of no later start", async () => {
+    for (let place = 0; place < 24; place += 1) {
+      const bench = await fresh();
+      expect(bench.fence(7, 21)).toBe(StorageStatus.ok);
+      const areaBytes = bench.disk.bytesOf("state").length / 2;
+      const at = (place % 2) * areaBytes + Math.floor((place * areaBytes) / 24);
+      bench.disk.flipBit("state", at + 40);
+      bench.checkRecords();
+      expect(bench.checkRecords()).toEqual([]);
+      for (let start = 0; start < 3; start += 1) {
+        await bench.restart();
+        expect(bench.store.fenceEpoch(asVolumeId(7))).toBe(21);
+      }
+    }
+  });
+});
+
 describe("SegmentStore and failing writes", () => {
   test("a failed sync poisons it: nothing pending is acknowledged, everything answers unavailable", async () => {
     const bench = await fresh();
