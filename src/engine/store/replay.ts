@@ -75,10 +75,12 @@ export interface ReplayResult {
 
 /** The superblock in force, "empty" when the segment was never formatted, or what is wrong. */
 export function readSuperblock(file: DiskFile, scratch: NativeBuffer): Superblock | "empty" | "unreadable" {
-  if (file.read("superblock.read", 0, scratch, 0, 2 * METADATA_PAGE_BYTES) !== DiskStatus.ok)
-    return "unreadable";
-  const first = decodeSuperblock(scratch, 0);
-  const second = decodeSuperblock(scratch, METADATA_PAGE_BYTES);
+  // Each for itself: the sector that cannot be read may be that of the other one.
+  const [first, second] = [0, METADATA_PAGE_BYTES].map((at) =>
+    file.read("superblock.read", at, scratch, 0, METADATA_PAGE_BYTES) === DiskStatus.ok
+      ? decodeSuperblock(scratch, 0)
+      : "invalid",
+  );
   if (typeof first === "object" && typeof second === "object")
     return first.generation > second.generation ? first : second;
   if (typeof first === "object") return first;

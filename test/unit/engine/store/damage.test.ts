@@ -3,7 +3,7 @@
  * on safely or refuses; with the loss accepted it keeps what is intact, as another incarnation.
  */
 import { describe, expect, test } from "bun:test";
-import { asEpoch, asVolumeId, BlockKind, heapBuffer, type PeerId } from "../../../../src/base";
+import { asEpoch, asVolumeId, BlockKind, DiskStatus, heapBuffer, type PeerId } from "../../../../src/base";
 import { PAGE_BYTES, type SealedBlock } from "../../../../src/engine/block";
 import { type RecordCheck, StorageStatus } from "../../../../src/engine/ports";
 import {
@@ -708,6 +708,45 @@ describe("SegmentStore and rot that is found while much goes on", () => {
     expect(bench.checkRecords()).toEqual([expect.stringMatching(/state has a damaged record/)]);
     await bench.restart();
     expect(bench.store.fenceEpoch(asVolumeId(7))).toBe(2);
+  });
+
+  test("a superblock whose sector cannot be read is mended, whichever of the two it is", async () => {
+    for (const page of [0, 1]) {
+      const bench = await fresh();
+      const blocks = bench.putMany(5, 1);
+      // Until its sector is written again.
+      let isBad = true;
+      const attach = bench.disk.attach.bind(bench.disk);
+      bench.disk.attach = () => {
+        const disk = attach();
+        const open = disk.open.bind(disk);
+        disk.open = (name) => {
+          const file = open(name);
+          const [read, write] = [file.read.bind(file), file.write.bind(file)];
+          const hits = (offset: number, lengthBytes: number) =>
+            name === "blocks-00000" &&
+            offset <= page * METADATA_PAGE_BYTES &&
+            offset + lengthBytes > page * METADATA_PAGE_BYTES;
+          file.read = (operation, offset, buffer, at, lengthBytes) =>
+            isBad && hits(offset, lengthBytes)
+              ? DiskStatus.ioError
+              : read(operation, offset, buffer, at, lengthBytes);
+          file.write = (operation, offset, buffer, at, lengthBytes) => {
+            if (hits(offset, lengthBytes)) isBad = false;
+            return write(operation, offset, buffer, at, lengthBytes);
+          };
+          return file;
+        };
+        return disk;
+      };
+      isBad = false;
+      await bench.restart();
+      isBad = true;
+      bench.checkRecords();
+      await bench.restart();
+      expect(bench.store.acceptedDamage).toEqual([]);
+      for (const block of blocks) expect(read(bench.store, block.ref, 0, 1).bytes).toEqual(payloadOf(block));
+    }
   });
 
   test("rot in either area of the state is in the way of no later start", async () => {
