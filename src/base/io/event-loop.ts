@@ -24,6 +24,7 @@ import { BusyPoll } from "./busy-poll";
 import { C, libc, must } from "./libc";
 import { nativeBuffer } from "./memory";
 import { bootTimeMs } from "./system";
+import { ThreadPolicy } from "./thread-policy";
 import { TimerHeap } from "./timer-heap";
 
 /** epoll_event is packed on x86-64 only. */
@@ -109,6 +110,9 @@ export class EventLoop implements Clock, TurnScheduler {
   eventCount = 0;
   /** By all that is watched here, which counts it: for metrics, and for BusyPoll, which takes it for the work done. */
   receivedBytes = 0;
+  /** Of these: from senders on this machine. */
+  receivedLocalBytes = 0;
+  #threadPolicy: ThreadPolicy | undefined;
 
   constructor(options: EventLoopOptions = {}) {
     this.#epoll = must("make an epoll instance", libc.epollCreate());
@@ -151,6 +155,14 @@ export class EventLoop implements Clock, TurnScheduler {
   /** Whether something waits for this turn to end. */
   get hasEvents(): boolean {
     return libc.epollWait(this.#epoll, this.#probe.address, 1, 0) > 0;
+  }
+
+  /**
+   * For a loop that serves others on the same machine: lets them keep the core while they have more for it, as long as
+   * that pays. To be called on its thread.
+   */
+  standBack(): void {
+    this.#threadPolicy ??= new ThreadPolicy();
   }
 
   /** A handler waited so long in the kernel: time in which the loop neither worked nor was free. */
@@ -262,6 +274,7 @@ export class EventLoop implements Clock, TurnScheduler {
     }
     const workedMs = startedMs - this.#wokeMs - this.#blockedMs;
     this.#poll.note(workedMs, endedMs - startedMs, this.receivedBytes - this.#wokeBytes);
+    this.#threadPolicy?.look(endedMs, this.receivedBytes, this.receivedLocalBytes);
     this.#wokeMs = endedMs;
     this.#blockedMs = 0;
     this.#wokeBytes = this.receivedBytes;
@@ -336,6 +349,7 @@ export class EventLoop implements Clock, TurnScheduler {
   #dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    this.#threadPolicy?.close();
     libc.close(this.#epoll);
     libc.close(this.#timerFile);
     if (this.#ownsWakeHandle) libc.close(this.wakeHandle);

@@ -50,6 +50,8 @@ const { symbols } = dlopen("libc.so.6", {
   read: { args: [fd, pointer, size], returns: offset },
   readv: { args: [fd, pointer, int], returns: offset },
   recv: { args: [fd, pointer, size, int], returns: offset },
+  sched_getscheduler: { args: [int], returns: int },
+  sched_setscheduler: { args: [int, int, pointer], returns: int },
   sched_yield: { args: [], returns: int },
   send: { args: [fd, pointer, size, int], returns: offset },
   sendmsg: { args: [fd, pointer, int], returns: offset },
@@ -159,6 +161,10 @@ export const libc = {
     checked(symbols.readv(file, at(iovecs), iovecCount)),
   recv: (socket: number, address: number, lengthBytes: number, flags: number) =>
     checked(symbols.recv(socket, at(address), lengthBytes, flags)),
+  schedGetscheduler: (thread: number) => checked(symbols.sched_getscheduler(thread)),
+  /** For the policies without a priority. */
+  schedSetscheduler: (thread: number, policy: number) =>
+    checked(symbols.sched_setscheduler(thread, policy, noPriority)),
   /** Lets other threads that are ready have this one's core. */
   schedYield: () => symbols.sched_yield(),
   send: (socket: number, address: number, lengthBytes: number, flags: number) =>
@@ -189,6 +195,7 @@ export const libc = {
 } as const;
 
 const optionValue = new Int32Array(1);
+const noPriority = new Int32Array(1);
 const EPOLL_CLOEXEC = 0o2000000;
 
 /** Linux constants, the same on x86-64 and arm64 unless a line says otherwise. */
@@ -248,6 +255,8 @@ export const C = {
   /** Differs by machine: arm64 swaps O_DIRECT and O_DIRECTORY. */
   O_DIRECT: process.arch === "arm64" ? 0o200000 : 0o40000,
   O_DIRECTORY: process.arch === "arm64" ? 0o40000 : 0o200000,
+  SCHED_OTHER: 0,
+  SCHED_BATCH: 3,
   LOCK_SH: 1,
   LOCK_EX: 2,
   LOCK_NB: 4,

@@ -76,6 +76,8 @@ export class SocketConnection implements StreamConnection {
     private readonly share: ConnectionShare,
     private readonly socket: number,
     readonly remote: string,
+    /** Whether the sender is on this machine. */
+    private readonly isLocal: boolean,
     private readonly closed: () => void,
   ) {
     this.handler = unattached;
@@ -234,6 +236,7 @@ export class SocketConnection implements StreamConnection {
     const received = libc.recv(this.socket, address, lengthBytes, C.MSG_DONTWAIT);
     if (received > 0) {
       this.share.loop.receivedBytes += received;
+      if (this.isLocal) this.share.loop.receivedLocalBytes += received;
       return received;
     }
     if (received === 0) {

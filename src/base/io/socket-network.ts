@@ -171,7 +171,7 @@ export class SocketNetwork implements StreamNetwork {
   /** Takes over a connected stream socket, such as one end of a socketpair; the network closes it. */
   adopt(socket: number, remote: string, attach: (connection: StreamConnection) => StreamHandler): void {
     must("make a socket non-blocking", libc.fcntl(socket, C.F_SETFL, C.O_NONBLOCK));
-    const connection = new SocketConnection(this.#share, socket, remote, () => {});
+    const connection = new SocketConnection(this.#share, socket, remote, true, () => {});
     connection.attach(attach(connection));
   }
 
@@ -188,7 +188,8 @@ export class SocketNetwork implements StreamNetwork {
   ): void {
     const remote = kind === "tcp" ? nameOf(libc.getpeername, socket) : "unix";
     if (kind === "tcp") tuneTcp(socket, remote);
-    const connection = new SocketConnection(this.#share, socket, remote, closed);
+    const isLocal = kind === "unix" || isThisMachine(socket, remote);
+    const connection = new SocketConnection(this.#share, socket, remote, isLocal, closed);
     connection.attach(attach(connection));
   }
 
@@ -239,6 +240,15 @@ function nameOf(call: typeof libc.getsockname, socket: number): StreamAddress {
 
 function localAddress(socket: number): StreamAddress {
   return nameOf(libc.getsockname, socket);
+}
+
+/** A machine that talks to itself by one of its addresses has it on both ends. */
+function isThisMachine(socket: number, remote: StreamAddress): boolean {
+  return LOOPBACK_ADDRESS.test(remote) || hostOf(localAddress(socket)) === hostOf(remote);
+}
+
+function hostOf(address: StreamAddress): string {
+  return address.slice(0, address.lastIndexOf(":"));
 }
 
 function isSelfConnected(socket: number): boolean {
