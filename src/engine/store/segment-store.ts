@@ -67,6 +67,8 @@ const ZERO_PAUSE_MS = 10;
 const ZERO_QUIET_BYTES = 256 * 1024;
 /** Between two parts of a look at a segment's own records. */
 const CHECK_PAUSE_MS = 1;
+/** How long such a look waits for the state not to be written: a disk that hangs in a sync keeps nobody waiting for good. */
+const STATE_WAIT_MS_MAX = 10_000;
 /** Between two slices of a checkpoint. */
 const CHECKPOINT_PAUSE_MS = 1;
 
@@ -1115,23 +1117,24 @@ export class SegmentStore implements BlockStore {
       return done({ bytesChecked: 0, problem: undefined, isLast: true });
     let stateProblem: string | undefined;
     let isStateDue = part === 0;
+    const stateUntilMs = this.#clock.nowMs() + STATE_WAIT_MS_MAX;
     const check = new SegmentCheck(segment, this.#context.allocate(CHECK_STEP_BYTES));
     let isMore = true;
     const finish = () => {
       if (!this.#isStopped) this.#renewRotten(segment, check);
       done({
         bytesChecked: check.bytesChecked,
-        problem: stateProblem ?? check.problem,
+        problem: [stateProblem, check.problem].filter((found) => found !== undefined).join("; ") || undefined,
         isLast: part + 1 >= this.#segments.length,
       });
     };
     const step = () => {
       if (this.#isStopped) return finish();
-      // While it is being written nothing can be said of it.
+      // While it is being written nothing can be said of it; after the longest wait it is left to the next scrub.
       if (isStateDue && !this.#state.isBusy) {
         stateProblem = this.#checkState();
         isStateDue = false;
-      }
+      } else if (this.#clock.nowMs() >= stateUntilMs) isStateDue = false;
       isMore &&= check.step();
       if (!isMore && !isStateDue) finish();
       else this.#clock.schedule(CHECK_PAUSE_MS, step);

@@ -1,5 +1,5 @@
 /** The policy of a real thread: set and put back, and left alone where it is not ours. */
-import { afterEach, expect, test } from "bun:test";
+import { afterEach, beforeEach, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,11 +10,15 @@ import { RUNS_PER_S_TO_START } from "../../../../src/base/io/wakeup-preemption";
 const THIS_THREAD = 0;
 const policy = () => libc.schedGetscheduler(THIS_THREAD);
 const set = (next: number) => expect(libc.schedSetscheduler(THIS_THREAD, next)).toBe(0);
-const isFiltered = process.env.TORUS_SET_SCHEDULER;
+const said = process.env.TORUS_SET_SCHEDULER;
+
+beforeEach(() => {
+  process.env.TORUS_SET_SCHEDULER = "1";
+});
 
 afterEach(() => {
-  if (isFiltered === undefined) delete process.env.TORUS_SET_SCHEDULER;
-  else process.env.TORUS_SET_SCHEDULER = isFiltered;
+  if (said === undefined) delete process.env.TORUS_SET_SCHEDULER;
+  else process.env.TORUS_SET_SCHEDULER = said;
   set(C.SCHED_OTHER);
 });
 
@@ -31,7 +35,6 @@ function lookTwice(threadPolicy: ThreadPolicy, receivedLocalBytes: number): void
 }
 
 test("a thread woken often by senders of this machine becomes SCHED_BATCH, and SCHED_OTHER again in the end", () => {
-  process.env.TORUS_SET_SCHEDULER = "1";
   const threadPolicy = new ThreadPolicy();
   lookTwice(threadPolicy, 10_000);
   expect(policy()).toBe(C.SCHED_BATCH);
@@ -43,7 +46,6 @@ test("a thread woken often by senders of this machine becomes SCHED_BATCH, and S
 });
 
 test("closing puts the usual policy back, and nothing is set afterwards", () => {
-  process.env.TORUS_SET_SCHEDULER = "1";
   const threadPolicy = new ThreadPolicy();
   lookTwice(threadPolicy, 10_000);
   expect(policy()).toBe(C.SCHED_BATCH);
@@ -55,7 +57,6 @@ test("closing puts the usual policy back, and nothing is set afterwards", () => 
 });
 
 test("senders elsewhere leave it SCHED_OTHER", () => {
-  process.env.TORUS_SET_SCHEDULER = "1";
   const threadPolicy = new ThreadPolicy();
   lookTwice(threadPolicy, 0);
   expect(policy()).toBe(C.SCHED_OTHER);
@@ -63,7 +64,6 @@ test("senders elsewhere leave it SCHED_OTHER", () => {
 });
 
 test("a policy that somebody else set stays, before and while it looks", () => {
-  process.env.TORUS_SET_SCHEDULER = "1";
   set(C.SCHED_BATCH);
   const late = new ThreadPolicy();
   lookTwice(late, 10_000);

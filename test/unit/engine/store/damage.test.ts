@@ -704,10 +704,34 @@ describe("SegmentStore and rot that is found while much goes on", () => {
       bench.disk.flipBit("state", area + METADATA_PAGE_BYTES + 200 * 64 + 40);
     bench.store.fence(asVolumeId(7), asEpoch(2), () => undefined);
     bench.loop.endTurn();
-    bench.loop.step();
     expect(bench.checkRecords()).toEqual([expect.stringMatching(/state has a damaged record/)]);
     await bench.restart();
     expect(bench.store.fenceEpoch(asVolumeId(7))).toBe(2);
+  });
+
+  test("a state whose writing hangs keeps no check from its end", async () => {
+    const bench = await fresh();
+    const HANG_MS = 60_000;
+    bench.disk.slowSyncs("state.sync", HANG_MS);
+    bench.store.fence(asVolumeId(7), asEpoch(2), () => undefined);
+    bench.loop.endTurn();
+    const startMs = bench.loop.nowMs();
+    let answeredMs = Number.POSITIVE_INFINITY;
+    bench.store.checkRecords(0, () => {
+      answeredMs = bench.loop.nowMs();
+    });
+    bench.loop.run();
+    expect(answeredMs - startMs).toBeLessThan(HANG_MS / 2);
+  });
+
+  test("the state's rot and a segment's are both told", async () => {
+    const bench = await fresh();
+    expect(bench.fence(7, 1)).toBe(StorageStatus.ok);
+    for (const area of [0, bench.disk.bytesOf("state").length / 2]) bench.disk.flipBit("state", area + 40);
+    for (const page of [0, METADATA_PAGE_BYTES]) bench.disk.flipBit("blocks-00000", page + 40);
+    expect(bench.checkRecords()).toEqual([
+      expect.stringMatching(/state holds no readable snapshot; blocks-00000/),
+    ]);
   });
 
   test("a superblock whose sector cannot be read is mended, whichever of the two it is", async () => {
