@@ -4,8 +4,8 @@ import type { BenchCase } from "./cases";
 import type { Target } from "./targets";
 
 const REST_MS = 1_000;
-/** Of the same load, before what is counted: a process just started has its code still to compile. */
-const WARM_UP_SECONDS = 6;
+/** Of the same load, before what is counted: a process just started, or new to a load, has code still to compile. */
+const WARM_UP_SECONDS = 12;
 /** Once for each target, before all cases. */
 const RUN_IN_SECONDS = 12;
 const KILL_RUN_SECONDS = 20;
