@@ -18,10 +18,17 @@ export function finishingReserveBytes(capacityBytes: number): number {
   return Math.floor(Math.min(wanted, capacityBytes / RESERVE_PART_MAX));
 }
 
-/** Whether a peer of these figures is nearly full. */
-export function isLowOnSpace(figures: {
+export interface SpaceFigures {
   readonly capacityBytes: number;
   readonly usedBytes: number;
-}): boolean {
+}
+
+/** Whether a peer of these figures is nearly full. */
+export function isLowOnSpace(figures: SpaceFigures): boolean {
   return figures.capacityBytes - figures.usedBytes < finishingReserveBytes(figures.capacityBytes);
+}
+
+/** Bytes that a peer of these figures can take before it is nearly full. */
+export function roomUntilLow({ capacityBytes, usedBytes }: SpaceFigures): number {
+  return Math.max(0, capacityBytes - usedBytes - finishingReserveBytes(capacityBytes));
 }

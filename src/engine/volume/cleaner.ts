@@ -89,7 +89,14 @@ export class Cleaner {
     this.#idleUntilMs = 0;
   }
 
-  /** Space was short not long ago. */
+  /** Space will be short soon: cleans as it does after a shortage, so that there need not be one. */
+  tighten(): void {
+    if (this.#budgetBytes !== Number.POSITIVE_INFINITY) return;
+    this.#ratioMax = Math.min(TIGHT_RATIO, this.#core.options.cleanAboveRatio);
+    this.#tightUntilMs = this.#core.ports.clock.nowMs() + TIGHT_MS;
+  }
+
+  /** Space was short not long ago, or will be soon. */
   get isTight(): boolean {
     if (this.#tightUntilMs === 0) return false;
     if (this.#core.ports.clock.nowMs() < this.#tightUntilMs) return true;

@@ -11,6 +11,7 @@ import { PAGE_BYTES } from "../block";
 import type { DistributorError, DistributorListener } from "../distributor";
 import type { LogSet } from "../head";
 import { StorageStatus, type VolumeRequest } from "../ports";
+import { roomUntilLow } from "../space";
 import { Cleaner } from "./cleaner";
 import type { CheckpointOutcome, CheckpointRequest } from "./checkpointer";
 import { ExtentScan, type VolumeExtent } from "./device-extents";
@@ -19,6 +20,7 @@ import { LogWriter } from "./log-writer";
 import { desiredLogSet, type MembershipView, peersToAsk, sameLogSet } from "./membership";
 import { ReadPath } from "./read-path";
 import { Repairer } from "./repairer";
+import { SpacePace } from "./space-pace";
 import { SpaceShortage } from "./space-shortage";
 import type { VolumeStatistics } from "./statistics";
 import type { LateListener, VolumeCore } from "./volume-core";
@@ -72,6 +74,9 @@ export class Volume implements DistributorListener {
   readonly #cleaner: Cleaner;
   readonly #repairer: Repairer;
   readonly #shortage: SpaceShortage;
+  readonly #pace: SpacePace;
+  /** Which of these two makes new data wait. */
+  readonly #heldBy = { shortage: false, pace: false };
   readonly #requests: VolumeRequest[] = [];
   readonly #resizeListeners = new Set<(sizeBytes: number) => void>();
   #serving = false;
@@ -143,6 +148,7 @@ export class Volume implements DistributorListener {
     this.#repairer = new Repairer(reader, ports.transport, ports.bufferPool, statistics);
     this.#cleaner = new Cleaner(core, this.#log);
     this.#shortage = this.#makeShortage();
+    this.#pace = this.#makePace();
     this.#log.onRoom = this.#writes.onRoom;
     this.#log.onApplied = (index) => {
       if (index % CLEAN_EVERY_BLOCKS === 0) this.#cleaner.tick();
@@ -337,6 +343,7 @@ export class Volume implements DistributorListener {
   #tick(): void {
     const { checkpointer, options, ports } = this.#core;
     if (this.#isOver()) return;
+    this.#pace.look();
     if (this.#membersDiffer(options.followAfterMs)) {
       const nowMs = ports.clock.nowMs();
       if (this.#differsSinceMs === 0) this.#differsSinceMs = nowMs;
@@ -370,7 +377,7 @@ export class Volume implements DistributorListener {
       hold: (held) => {
         if (held) this.#cleaner.suspend();
         else if (!this.#shortage.isShort) this.#cleaner.resume();
-        this.#writes.setHeld(held);
+        this.#hold("shortage", held);
       },
       refuse: (refused) => {
         this.#writes.setLow(refused);
@@ -380,6 +387,34 @@ export class Volume implements DistributorListener {
       clean: (bytesMax) => this.#cleaner.cleanSome(bytesMax),
       event: (level, text) => this.#event(level, text),
     });
+  }
+
+  #makePace(): SpacePace {
+    return new SpacePace({
+      clock: this.#core.ports.clock,
+      writtenBytes: () => this.statistics.writeBytes,
+      roomBytes: () => this.#roomBytes(),
+      hold: (held) => this.#hold("pace", held),
+      tighten: () => this.#cleaner.tighten(),
+    });
+  }
+
+  #hold(who: "shortage" | "pace", held: boolean): void {
+    this.#heldBy[who] = held;
+    this.#writes.setHeld(this.#heldBy.shortage || this.#heldBy.pace);
+  }
+
+  /** New data that fits until the fullest of the log set's peers is nearly full, all of them taking their share. */
+  async #roomBytes(): Promise<number | undefined> {
+    const { distributor, ports } = this.#core;
+    const { log, copies } = distributor.placement;
+    const rooms = await Promise.all(
+      log.members.map(({ peerId }) =>
+        ports.transport.statistics(peerId).then(roomUntilLow, () => Number.POSITIVE_INFINITY),
+      ),
+    );
+    const room = Math.min(...rooms);
+    return Number.isFinite(room) ? (room * log.members.length) / Math.max(1, copies) : undefined;
   }
 
   async #checkpointForSpace(): Promise<void> {
@@ -635,6 +670,7 @@ export class Volume implements DistributorListener {
 
   async #detach(): Promise<void> {
     this.#shortage.stop();
+    this.#pace.stop();
     await this.#writes.whenIdle();
     await this.#cleaner.stop();
     await this.#drain();
@@ -657,6 +693,7 @@ export class Volume implements DistributorListener {
     this.#log.stop();
     this.#repairer.stop();
     this.#shortage.stop();
+    this.#pace.stop();
     void this.#cleaner.stop();
     health.close();
     cluster.close();

@@ -1,0 +1,137 @@
+/** A writer is slowed down as the pool fills: by what is left, never stopped for long, and not at all while there is room. */
+import { expect, test } from "bun:test";
+import { SpacePace } from "../../../../src/engine/volume/space-pace";
+import { VirtualClock } from "../../../support/virtual-clock";
+
+const MIB = 1024 * 1024;
+const STEP_MS = 5;
+
+interface Run {
+  /** Written in each second, in MiB. */
+  readonly seconds: number[];
+  readonly questions: number;
+  readonly tightened: number;
+  readonly heldMsMax: number;
+  readonly isHeldAfterwards: boolean;
+}
+
+/**
+ * A pool with room for so many MiB, to which some MiB a second come back; a writer that writes so many when nothing
+ * holds it, in requests of `requestMib`.
+ */
+async function run(options: {
+  roomMib: number | undefined;
+  backMib?: number;
+  writerMib: (second: number) => number;
+  seconds: number;
+  requestMib?: number;
+}): Promise<Run> {
+  const clock = new VirtualClock();
+  const requestBytes = (options.requestMib ?? 0.0625) * MIB;
+  let [room, written, owed, held, heldMs, heldMsMax, questions, tightened] = [0, 0, 0, false, 0, 0, 0, 0];
+  room = (options.roomMib ?? 0) * MIB;
+  const pace = new SpacePace({
+    clock,
+    writtenBytes: () => written,
+    roomBytes: () => {
+      questions++;
+      return Promise.resolve(options.roomMib === undefined ? undefined : Math.max(0, room));
+    },
+    hold: (next) => {
+      held = next;
+    },
+    tighten: () => tightened++,
+  });
+  const seconds: number[] = [];
+  for (let second = 0; second < options.seconds; second++) {
+    const before = written;
+    for (let ms = 0; ms < 1_000; ms += STEP_MS) {
+      owed += (options.writerMib(second) * MIB * STEP_MS) / 1_000;
+      room += ((options.backMib ?? 0) * MIB * STEP_MS) / 1_000;
+      while (!held && owed >= requestBytes) {
+        written += requestBytes;
+        room -= requestBytes;
+        owed -= requestBytes;
+      }
+      owed = Math.min(owed, requestBytes * 16);
+      heldMs = held ? heldMs + STEP_MS : 0;
+      heldMsMax = Math.max(heldMsMax, heldMs);
+      clock.advance(STEP_MS);
+      for (let turn = 0; turn < 4; turn++) await Promise.resolve();
+    }
+    pace.look();
+    seconds.push((written - before) / MIB);
+  }
+  pace.stop();
+  return { seconds, questions, tightened, heldMsMax, isHeldAfterwards: held };
+}
+
+test("a writer with room for many seconds is left alone", async () => {
+  const { seconds, tightened, heldMsMax } = await run({
+    roomMib: 100_000,
+    writerMib: () => 300,
+    seconds: 20,
+  });
+  expect(Math.min(...seconds.slice(1))).toBeGreaterThan(295);
+  expect(tightened).toBe(0);
+  expect(heldMsMax).toBe(0);
+});
+
+test("nobody is asked while little is written", async () => {
+  const { questions } = await run({ roomMib: 100, writerMib: () => 10, seconds: 20 });
+  expect(questions).toBe(0);
+});
+
+test("a writer that fills the pool settles where space comes back, in small waits", async () => {
+  const { seconds, tightened, heldMsMax } = await run({
+    roomMib: 2_000,
+    backMib: 100,
+    writerMib: () => 300,
+    seconds: 40,
+  });
+  expect(seconds[1]).toBeGreaterThan(290);
+  for (const rate of seconds.slice(-10)) expect(rate).toBeWithin(95, 110);
+  expect(heldMsMax).toBeLessThan(100);
+  expect(tightened).toBeGreaterThan(0);
+});
+
+test("where nothing comes back the end is reached all the same", async () => {
+  const { seconds } = await run({ roomMib: 500, writerMib: () => 300, seconds: 40 });
+  const total = seconds.reduce((sum, rate) => sum + rate, 0);
+  expect(total).toBeGreaterThan(500);
+  expect(seconds.at(-1)).toBeWithin(7, 30);
+});
+
+test("a large request is owed for a moment, not for as long as it would take", async () => {
+  const { heldMsMax } = await run({ roomMib: 40, writerMib: () => 300, seconds: 20, requestMib: 32 });
+  expect(heldMsMax).toBeWithin(100, 400);
+});
+
+test("a writer that slows down by itself, or finds room again, is let go", async () => {
+  const slower = await run({
+    roomMib: 1_000,
+    backMib: 50,
+    writerMib: (second) => (second < 10 ? 300 : 1),
+    seconds: 600,
+  });
+  expect(slower.questions).toBeLessThan(1_500);
+  const { isHeldAfterwards, seconds } = await run({
+    roomMib: 1_000,
+    backMib: 400,
+    writerMib: () => 300,
+    seconds: 30,
+  });
+  expect(isHeldAfterwards).toBe(false);
+  expect(Math.min(...seconds.slice(-10))).toBeGreaterThan(290);
+});
+
+test("peers that do not answer slow nobody down", async () => {
+  const { seconds, tightened } = await run({ roomMib: undefined, writerMib: () => 300, seconds: 10 });
+  expect(Math.min(...seconds.slice(1))).toBeGreaterThan(295);
+  expect(tightened).toBe(0);
+});
+
+test("stopping lets go", async () => {
+  const { isHeldAfterwards } = await run({ roomMib: 1, writerMib: () => 300, seconds: 3 });
+  expect(isHeldAfterwards).toBe(false);
+});
