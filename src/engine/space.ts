@@ -32,3 +32,20 @@ export function isLowOnSpace(figures: SpaceFigures): boolean {
 export function roomUntilLow({ capacityBytes, usedBytes }: SpaceFigures): number {
   return Math.max(0, capacityBytes - usedBytes - finishingReserveBytes(capacityBytes));
 }
+
+/**
+ * How much new data fits until fewer than `width` peers have room, if peers have such rooms and of all data there are
+ * `copies` on different peers, `width` at least.
+ */
+export function roomForCopies(rooms: readonly number[], copies: number, width: number): number {
+  const ascending = [...rooms].sort((one, other) => one - other);
+  const needed = Math.min(Math.max(width, 1), ascending.length);
+  let left = ascending.reduce((sum, room) => sum + room, 0);
+  let fits = left / Math.max(copies, needed, 1);
+  // However much the roomiest have, they hold one copy each: the others must find room elsewhere.
+  for (let apart = 0; apart < needed; apart++) {
+    fits = Math.min(fits, left / (needed - apart));
+    left -= ascending[ascending.length - 1 - apart] as number;
+  }
+  return fits;
+}

@@ -382,6 +382,10 @@ function chooseConfig(random: Prng): SimulationConfig {
     followAfterMs: random.pick([500, 5_000]),
     readAheadBytes: random.pick([0, 64 * KIB]),
     cleanDeadBytesMin: random.pick([32 * KIB, 256 * KIB, VOLUME_DEFAULTS.cleanDeadBytesMin]),
+    // Its own draw: older seeds keep the rest of their story.
+    paceBytesPerSecondMin: random
+      .fork("pace")
+      .pick([2 * KIB, ...Array<number>(3).fill(VOLUME_DEFAULTS.paceBytesPerSecondMin)]),
   };
   return {
     ...{ peerCount, replication, writeLevel, volumeOptions },

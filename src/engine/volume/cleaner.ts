@@ -92,6 +92,8 @@ export class Cleaner {
   /** Space will be short soon: cleans as it does after a shortage, so that there need not be one. */
   tighten(): void {
     if (this.#budgetBytes !== Number.POSITIVE_INFINITY) return;
+    // What was not worth a copy before may be now; found out once, not with every call.
+    if (!this.isTight) this.#idleUntilMs = 0;
     this.#ratioMax = Math.min(TIGHT_RATIO, this.#core.options.cleanAboveRatio);
     this.#tightUntilMs = this.#core.ports.clock.nowMs() + TIGHT_MS;
   }

@@ -41,6 +41,8 @@ export interface VolumeOptions {
   readonly cleanAboveRatio: number;
   /** Below this much dead space nothing is cleaned. */
   readonly cleanDeadBytesMin: number;
+  /** So many bytes of new data a second are never slowed down because the pool fills. */
+  readonly paceBytesPerSecondMin: number;
 }
 
 const MIB = 1024 * 1024;
@@ -66,6 +68,7 @@ export const VOLUME_DEFAULTS: VolumeOptions = {
   cleanBytesPerSecond: 64 * MIB,
   cleanAboveRatio: 1.6,
   cleanDeadBytesMin: 2 * MIB,
+  paceBytesPerSecondMin: 8 * MIB,
 };
 
 /** How many copies must be durable before a write is acknowledged, of `replication` wanted. */

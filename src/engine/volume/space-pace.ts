@@ -13,10 +13,8 @@ import type { Clock, Timer } from "../../base";
 const PRESSED_S = 8;
 /** What is left has to last so long: about what dead space takes to come back. */
 const HORIZON_S = 3;
-/** Bytes a second that are never paced: a pool that is full of live data is to be found out, not approached for ever. */
-const RATE_MIN = 8 * 1024 * 1024;
-/** Written since the last look; less is not worth a question. */
-const LOOK_BYTES = 16 * 1024 * 1024;
+/** Seconds' worth of what is never paced, written since the last look: less is not worth a question. */
+const LOOK_S = 2;
 const LOOK_MS = 250;
 const PACE_MS = 10;
 /** Allowance that is kept when it is not used, and the most that is owed after a large request. */
@@ -27,8 +25,6 @@ const DEMAND_DECAY = 0.98;
 
 export interface SpacePacePorts {
   readonly clock: Clock;
-  /** Bytes of new data handed in so far. */
-  writtenBytes(): number;
   /** How much new data there is room for until a peer is nearly full; undefined when nobody says. Never rejects. */
   roomBytes(): Promise<number | undefined>;
   /** New data waits (true), or what waited goes on. */
@@ -46,43 +42,51 @@ export class SpacePace {
   /** At the last look. */
   #lookedMs: number;
   #lookedBytes = 0;
-  #room = 0;
-  /** Written when the room was asked for. */
+  /** New data handed in so far; and when the room was asked for. */
+  #written = 0;
   #askedBytes = 0;
+  #room = 0;
   /** Bytes a second that the writer would like to write. */
   #demand = 0;
   /** At the last step of pacing. */
   #pacedMs = 0;
-  #pacedBytes = 0;
+  #waitingBytes = 0;
+  /** Bytes that may be written now; below 0 nothing. */
   #allowance = 0;
 
-  constructor(private readonly ports: SpacePacePorts) {
+  /** So many bytes a second pass however little room there is: a full pool is found out, not approached for ever. */
+  constructor(
+    private readonly ports: SpacePacePorts,
+    private readonly bytesPerSecondMin: number,
+  ) {
     this.#lookedMs = ports.clock.nowMs();
   }
 
-  /** The writer is slowed down, or would be if it were faster. */
-  get isPressed(): boolean {
-    return this.#isPressed;
+  /** New data was handed in: to be called before it is worked off. */
+  wrote(bytes: number): void {
+    this.#written += bytes;
+    if (!this.#isPressed) return;
+    // What has to wait is counted when it is let go: else each arrival would make all wait anew.
+    if (this.#isHeld) this.#waitingBytes += bytes;
+    else this.#spend(bytes);
   }
 
   /** To be called about once a second; while pressed it looks by itself too. */
   look(): void {
-    const { clock, writtenBytes, roomBytes } = this.ports;
-    const [nowMs, written] = [clock.nowMs(), writtenBytes()];
+    const nowMs = this.ports.clock.nowMs();
     const elapsedMs = nowMs - this.#lookedMs;
     if (this.#stopped || this.#isAsking || elapsedMs < LOOK_MS) return;
+    const written = this.#written;
     const added = written - this.#lookedBytes;
-    if (!this.#isPressed && added < LOOK_BYTES) {
-      this.#lookedMs = nowMs;
-      this.#lookedBytes = written;
+    this.#lookedMs = nowMs;
+    this.#lookedBytes = written;
+    if (!this.#isPressed && added < LOOK_S * this.bytesPerSecondMin) {
       this.#demand = 0;
       return;
     }
     this.#demand = Math.max((added * 1_000) / elapsedMs, this.#demand * DEMAND_DECAY);
-    this.#lookedMs = nowMs;
-    this.#lookedBytes = written;
     this.#isAsking = true;
-    void roomBytes().then((room) => {
+    void this.ports.roomBytes().then((room) => {
       this.#isAsking = false;
       // Nobody says: as it was.
       if (this.#stopped || room === undefined) return;
@@ -98,13 +102,14 @@ export class SpacePace {
   }
 
   #judge(): void {
-    if (this.#room >= this.#demand * PRESSED_S) return this.#end();
+    // A writer this slow is never slowed down.
+    if (this.#demand < this.bytesPerSecondMin || this.#room >= this.#demand * PRESSED_S) return this.#end();
     this.ports.tighten();
     if (this.#isPressed) return;
     this.#isPressed = true;
     this.#pacedMs = this.ports.clock.nowMs();
-    this.#pacedBytes = this.ports.writtenBytes();
     this.#allowance = 0;
+    this.#waitingBytes = 0;
     this.#pace();
   }
 
@@ -116,17 +121,27 @@ export class SpacePace {
   }
 
   #pace(): void {
-    const { clock, writtenBytes } = this.ports;
-    const [nowMs, written] = [clock.nowMs(), writtenBytes()];
-    const left = Math.max(0, this.#room - (written - this.#askedBytes));
-    const bytesAMs = Math.max(RATE_MIN, left / HORIZON_S) / 1_000;
-    this.#allowance += (nowMs - this.#pacedMs) * bytesAMs - (written - this.#pacedBytes);
-    this.#allowance = Math.min(Math.max(this.#allowance, -OWED_MS * bytesAMs), SAVED_MS * bytesAMs);
+    const nowMs = this.ports.clock.nowMs();
+    const left = Math.max(0, this.#room - (this.#written - this.#askedBytes));
+    const bytesAMs = Math.max(this.bytesPerSecondMin, left / HORIZON_S) / 1_000;
+    this.#allowance = Math.max(this.#allowance, -OWED_MS * bytesAMs) + (nowMs - this.#pacedMs) * bytesAMs;
+    this.#allowance = Math.min(this.#allowance, SAVED_MS * bytesAMs);
     this.#pacedMs = nowMs;
-    this.#pacedBytes = written;
-    this.#hold(this.#allowance < 0);
+    if (this.#isHeld && this.#allowance >= 0) {
+      const bytes = this.#waitingBytes;
+      this.#waitingBytes = 0;
+      this.#hold(false);
+      this.#spend(bytes);
+    }
+    // Who was let go may have ended everything.
+    if (!this.#isPressed) return;
     this.look();
-    this.#timer = clock.schedule(PACE_MS, () => this.#pace());
+    this.#timer = this.ports.clock.schedule(PACE_MS, () => this.#pace());
+  }
+
+  #spend(bytes: number): void {
+    this.#allowance -= bytes;
+    if (this.#isPressed) this.#hold(this.#allowance < 0);
   }
 
   #hold(held: boolean): void {

@@ -6,12 +6,12 @@
  *
  * Structurally a BlockDevice of blockdev/device.ts, which the engine does not import; statuses are its numbers.
  */
-import { type NativeBuffer, type Timer, TorusError } from "../../base";
+import { type NativeBuffer, type PeerId, type Timer, TorusError } from "../../base";
 import { PAGE_BYTES } from "../block";
 import type { DistributorError, DistributorListener } from "../distributor";
 import type { LogSet } from "../head";
 import { StorageStatus, type VolumeRequest } from "../ports";
-import { roomUntilLow } from "../space";
+import { roomForCopies, roomUntilLow } from "../space";
 import { Cleaner } from "./cleaner";
 import type { CheckpointOutcome, CheckpointRequest } from "./checkpointer";
 import { ExtentScan, type VolumeExtent } from "./device-extents";
@@ -31,6 +31,8 @@ const TICK_MS = 1_000;
 const CLOSE_DEADLINE_MS = 30_000;
 /** How often a busy writer looks whether there is something to clean. */
 const CLEAN_EVERY_BLOCKS = 16;
+/** A peer that takes longer to say what room it has is left out. */
+const ROOM_ANSWER_MS = 500;
 const TAIL_BYTES_MIN = 16 * 1024 * 1024;
 const REQUESTS_QUEUED_MAX = 1024;
 /** 64 TiB. */
@@ -229,6 +231,7 @@ export class Volume implements DistributorListener {
     if (lengthBytes === 0) return done(VolumeStatus.ok);
     this.statistics.writeRequests++;
     this.statistics.writeBytes += lengthBytes;
+    if (!this.#shortage.isRefusing) this.#pace.wrote(lengthBytes);
     this.#writes.write(offsetBytes, lengthBytes, source, sourceOffset, forceUnitAccess, done);
   }
 
@@ -390,13 +393,15 @@ export class Volume implements DistributorListener {
   }
 
   #makePace(): SpacePace {
-    return new SpacePace({
-      clock: this.#core.ports.clock,
-      writtenBytes: () => this.statistics.writeBytes,
-      roomBytes: () => this.#roomBytes(),
-      hold: (held) => this.#hold("pace", held),
-      tighten: () => this.#cleaner.tighten(),
-    });
+    return new SpacePace(
+      {
+        clock: this.#core.ports.clock,
+        roomBytes: () => this.#roomBytes(),
+        hold: (held) => this.#hold("pace", held),
+        tighten: () => this.#cleaner.tighten(),
+      },
+      this.#core.options.paceBytesPerSecondMin,
+    );
   }
 
   #hold(who: "shortage" | "pace", held: boolean): void {
@@ -404,17 +409,26 @@ export class Volume implements DistributorListener {
     this.#writes.setHeld(this.#heldBy.shortage || this.#heldBy.pace);
   }
 
-  /** New data that fits until the fullest of the log set's peers is nearly full, all of them taking their share. */
+  /** New data that fits until the peers that answer are nearly full; undefined when none does. */
   async #roomBytes(): Promise<number | undefined> {
-    const { distributor, ports } = this.#core;
+    const { distributor, health } = this.#core;
     const { log, copies } = distributor.placement;
-    const rooms = await Promise.all(
-      log.members.map(({ peerId }) =>
-        ports.transport.statistics(peerId).then(roomUntilLow, () => Number.POSITIVE_INFINITY),
-      ),
-    );
-    const room = Math.min(...rooms);
-    return Number.isFinite(room) ? (room * log.members.length) / Math.max(1, copies) : undefined;
+    const asked = log.members.filter(({ peerId }) => health.isUp(peerId));
+    const answers = await Promise.all(asked.map(({ peerId }) => this.#roomOf(peerId)));
+    const rooms = answers.filter((room) => room !== undefined);
+    return rooms.length === 0 ? undefined : roomForCopies(rooms, copies, log.width);
+  }
+
+  async #roomOf(peer: PeerId): Promise<number | undefined> {
+    const { clock, transport } = this.#core.ports;
+    let timer: Timer | undefined;
+    const tooLate = new Promise<undefined>((resolve) => {
+      timer = clock.schedule(ROOM_ANSWER_MS, () => resolve(undefined));
+    });
+    const answer = transport.statistics(peer).then(roomUntilLow, () => undefined);
+    const room = await Promise.race([answer, tooLate]);
+    timer?.cancel();
+    return room;
   }
 
   async #checkpointForSpace(): Promise<void> {

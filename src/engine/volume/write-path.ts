@@ -138,8 +138,12 @@ export class WritePath {
     while (this.#waitingHead < this.#waiting.length) {
       const request = this.#waiting[this.#waitingHead] as WriteRequest;
       if (this.#held && request.source !== undefined) break;
-      if (!this.#work(request)) break;
+      // Out of the line first: whoever is answered may have everybody in it refused.
       this.#waitingHead++;
+      if (this.#work(request)) continue;
+      if (this.#waiting[this.#waitingHead - 1] === request) this.#waitingHead--;
+      else this.#waiting.unshift(request);
+      break;
     }
     if (this.#held) this.#passHeld();
     this.#working = false;

@@ -61,3 +61,17 @@ test("WritePath refuses data that was held up when nothing can be freed, and not
   expect(told.slice(1)).toEqual(["trim 1 done"]);
   expect(writes.activeCount).toBe(0);
 });
+
+test("WritePath answers everybody once when who is let go has the others refused", () => {
+  const { writes, told, start } = stage();
+  writes.setHeld(true);
+  writes.write(0, PAGE_BYTES, heapBuffer(PAGE_BYTES), 0, false, (status) => {
+    told.push(status === WriteStatus.ok ? "first done" : "first refused");
+    writes.stop();
+  });
+  start("second", true);
+  start("trim", false);
+  writes.setHeld(false);
+  expect(told).toEqual(["trim done", "first done", "second refused"]);
+  expect(writes.activeCount).toBe(0);
+});
