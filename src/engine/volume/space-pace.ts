@@ -50,6 +50,7 @@ export class SpacePace {
   #demand = 0;
   /** At the last step of pacing. */
   #pacedMs = 0;
+  /** Handed in while everything waits. */
   #waitingBytes = 0;
   /** Bytes that may be written now; below 0 nothing. */
   #allowance = 0;

@@ -6,18 +6,19 @@
  *
  * Structurally a BlockDevice of blockdev/device.ts, which the engine does not import; statuses are its numbers.
  */
-import { type NativeBuffer, type PeerId, type Timer, TorusError } from "../../base";
+import { type NativeBuffer, type Timer, TorusError } from "../../base";
 import { PAGE_BYTES } from "../block";
 import type { DistributorError, DistributorListener } from "../distributor";
 import type { LogSet } from "../head";
 import { StorageStatus, type VolumeRequest } from "../ports";
-import { roomForCopies, roomUntilLow } from "../space";
+import { roomForCopies } from "../space";
 import { Cleaner } from "./cleaner";
 import type { CheckpointOutcome, CheckpointRequest } from "./checkpointer";
 import { ExtentScan, type VolumeExtent } from "./device-extents";
 import { VolumeError } from "./errors";
 import { LogWriter } from "./log-writer";
 import { desiredLogSet, type MembershipView, peersToAsk, sameLogSet } from "./membership";
+import { askForRooms } from "./peer-rooms";
 import { ReadPath } from "./read-path";
 import { Repairer } from "./repairer";
 import { SpacePace } from "./space-pace";
@@ -31,8 +32,6 @@ const TICK_MS = 1_000;
 const CLOSE_DEADLINE_MS = 30_000;
 /** How often a busy writer looks whether there is something to clean. */
 const CLEAN_EVERY_BLOCKS = 16;
-/** A peer that takes longer to say what room it has is left out. */
-const ROOM_ANSWER_MS = 500;
 const TAIL_BYTES_MIN = 16 * 1024 * 1024;
 const REQUESTS_QUEUED_MAX = 1024;
 /** 64 TiB. */
@@ -411,24 +410,11 @@ export class Volume implements DistributorListener {
 
   /** New data that fits until the peers that answer are nearly full; undefined when none does. */
   async #roomBytes(): Promise<number | undefined> {
-    const { distributor, health } = this.#core;
+    const { distributor, health, ports } = this.#core;
     const { log, copies } = distributor.placement;
-    const asked = log.members.filter(({ peerId }) => health.isUp(peerId));
-    const answers = await Promise.all(asked.map(({ peerId }) => this.#roomOf(peerId)));
-    const rooms = answers.filter((room) => room !== undefined);
+    const peers = log.members.map(({ peerId }) => peerId).filter((peer) => health.isUp(peer));
+    const rooms = await askForRooms(ports.clock, ports.transport, peers);
     return rooms.length === 0 ? undefined : roomForCopies(rooms, copies, log.width);
-  }
-
-  async #roomOf(peer: PeerId): Promise<number | undefined> {
-    const { clock, transport } = this.#core.ports;
-    let timer: Timer | undefined;
-    const tooLate = new Promise<undefined>((resolve) => {
-      timer = clock.schedule(ROOM_ANSWER_MS, () => resolve(undefined));
-    });
-    const answer = transport.statistics(peer).then(roomUntilLow, () => undefined);
-    const room = await Promise.race([answer, tooLate]);
-    timer?.cancel();
-    return room;
   }
 
   async #checkpointForSpace(): Promise<void> {

@@ -24,6 +24,7 @@ import {
   type PeerTransport,
   StorageStatus,
 } from "../../../../src/engine/ports";
+import { finishingReserveBytes } from "../../../../src/engine/space";
 import {
   BlockPool,
   BufferPool,
@@ -138,6 +139,8 @@ export class TestPeer {
   /** Swallows requests, as a cut network does. */
   silent = false;
   full = false;
+  /** What it says it takes until it is nearly full; absent: more than anybody writes. */
+  roomBytes: number | undefined;
   constructor(
     readonly peerId: PeerId,
     service: MemoryService,
@@ -245,7 +248,12 @@ class TestTransport implements PeerTransport {
   }
 
   statistics(peerId: PeerId): Promise<PeerStatistics> {
-    return this.#ask(peerId, (peer) => peer.service.statistics());
+    return this.#ask(peerId, async (peer) => {
+      const figures = await peer.service.statistics();
+      if (peer.roomBytes === undefined) return figures;
+      const leftBytes = finishingReserveBytes(figures.capacityBytes) + peer.roomBytes;
+      return { ...figures, usedBytes: figures.capacityBytes - leftBytes };
+    });
   }
 
   isLikelyUp(peerId: PeerId): boolean {

@@ -592,6 +592,53 @@ describe("snapshots and sizes", () => {
   });
 });
 
+describe("a pool that fills", () => {
+  const OPEN = { paceBytesPerSecondMin: 64 * 1024 };
+  const REQUEST_BYTES = 16 * 1024;
+
+  /** MiB a second that a writer gets through in so many seconds, after so many that do not count. */
+  async function rate(
+    cluster: TestCluster,
+    volume: Volume,
+    before: number,
+    seconds: number,
+  ): Promise<number> {
+    let written = 0;
+    const beganMs = cluster.clock.nowMs();
+    const elapsed = (): number => (cluster.clock.nowMs() - beganMs) / 1_000;
+    for (let index = 0; elapsed() < before + seconds; index++) {
+      const at = (index % 128) * REQUEST_BYTES;
+      expect(await cluster.run(write(volume, at, filled(REQUEST_BYTES, index & 255)))).toBe(0);
+      if (elapsed() >= before) written += REQUEST_BYTES;
+      await cluster.pass(1);
+    }
+    return written / MIB / seconds;
+  }
+
+  test("slows its writer down to what is left in three seconds, and lets it close", async () => {
+    const { cluster, client } = await start({ peerCount: 3, sizeBytes: 4 * MIB });
+    await cluster.run(cluster.volumes.create("fast", 4 * MIB));
+    const volume = await cluster.run(client.open("fast", OPEN));
+    expect(await rate(cluster, volume, 2, 3)).toBeGreaterThan(10);
+    for (const peer of cluster.peers) peer.roomBytes = 2 * MIB;
+    // Three peers, two copies: room for 3 MiB.
+    expect(await rate(cluster, volume, 3, 5)).toBeWithin(0.6, 1.1);
+    expect((await cluster.run(volume.close())).clean).toBe(true);
+  }, 30_000);
+
+  test("slows nobody down for one full peer of many, nor for one that says nothing", async () => {
+    const { cluster, client } = await start({ peerCount: 5, sizeBytes: 4 * MIB });
+    await cluster.run(cluster.volumes.create("fast", 4 * MIB));
+    const volume = await cluster.run(client.open("fast", OPEN));
+    const [full, silent] = cluster.peers as [TestPeer, TestPeer];
+    full.roomBytes = 0;
+    expect(await rate(cluster, volume, 3, 3)).toBeGreaterThan(10);
+    for (const peer of cluster.peers) peer.roomBytes = 40 * MIB;
+    silent.silent = true;
+    expect(await rate(cluster, volume, 8, 3)).toBeGreaterThan(10);
+  }, 30_000);
+});
+
 describe("cleaning", () => {
   test("ten times random overwriting stays below twice the live size, and reads right", async () => {
     const sizeBytes = 8 * MIB;
