@@ -41,7 +41,9 @@ export function roomForCopies(rooms: readonly number[], copies: number, width: n
   const ascending = [...rooms].sort((one, other) => one - other);
   const needed = Math.min(Math.max(width, 1), ascending.length);
   let left = ascending.reduce((sum, room) => sum + room, 0);
-  let fits = left / Math.max(copies, needed, 1);
+  // Who has none gets no copy, as long as `width` have.
+  const holders = ascending.filter((room) => room > 0).length;
+  let fits = left / Math.max(Math.min(copies, holders), needed, 1);
   // However much the roomiest have, they hold one copy each: the others must find room elsewhere.
   for (let apart = 0; apart < needed; apart++) {
     fits = Math.min(fits, left / (needed - apart));

@@ -31,6 +31,8 @@ const TIGHT_RATIO = 1.25;
 const TIGHT_MS = 60_000;
 /** After a scan that found nothing to clean. */
 const IDLE_MS = 30_000;
+/** The same while space is short or will be soon: dead space comes fast then. */
+const TIGHT_IDLE_MS = 3_000;
 const ROOM_POLL_MS = 20;
 /** Buffers left to the writers. */
 const FREE_BUFFERS_MIN = 3;
@@ -92,7 +94,7 @@ export class Cleaner {
   /** Space will be short soon: cleans as it does after a shortage, so that there need not be one. */
   tighten(): void {
     if (this.#budgetBytes !== Number.POSITIVE_INFINITY) return;
-    // What was not worth a copy before may be now; found out once, not with every call.
+    // What was not worth a copy before may be now.
     if (!this.isTight) this.#idleUntilMs = 0;
     this.#ratioMax = Math.min(TIGHT_RATIO, this.#core.options.cleanAboveRatio);
     this.#tightUntilMs = this.#core.ports.clock.nowMs() + TIGHT_MS;
@@ -169,7 +171,7 @@ export class Cleaner {
         if (mayWait && this.ratio < HURRY_RATIO && delayMs > 0) await sleep(clock, delayMs);
       }
       if (copied === 0) {
-        this.#idleUntilMs = clock.nowMs() + IDLE_MS;
+        this.#idleUntilMs = clock.nowMs() + (this.isTight ? TIGHT_IDLE_MS : IDLE_MS);
         return;
       }
       await sleep(clock, SCAN_PAUSE_MS);

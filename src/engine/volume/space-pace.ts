@@ -5,7 +5,8 @@
  * is half live answers "no space". Instead it is slowed down early, to what is left divided by the time that space
  * takes to return: the nearer the end, the slower, until both balance, with no long wait for any request.
  *
- * Nobody is asked while there are many seconds of room, or nothing is written.
+ * No request is to wait for long, so what is in flight at once passes within OWED_MS however much it is: a writer with
+ * 16 MiB in flight is not slowed below 64 MiB a second. Nobody is asked while little is written.
  */
 import type { Clock, Timer } from "../../base";
 
@@ -13,15 +14,17 @@ import type { Clock, Timer } from "../../base";
 const PRESSED_S = 8;
 /** What is left has to last so long: about what dead space takes to come back. */
 const HORIZON_S = 3;
-/** Seconds' worth of what is never paced, written since the last look: less is not worth a question. */
-const LOOK_S = 2;
+/** A writer of less than so many times what is never paced is not worth a question. */
+const LOOK_PART = 2;
 const LOOK_MS = 250;
+/** A rate is that of a second, so that bursts count alike however often it is looked. */
+const WINDOW_MS = 1_000;
 const PACE_MS = 10;
 /** Allowance that is kept when it is not used, and the most that is owed after a large request. */
 const SAVED_MS = 50;
 const OWED_MS = 250;
-/** How much of the highest rate seen counts a look later: while a writer is slowed its own rate says little. */
-const DEMAND_DECAY = 0.98;
+/** How much of the highest rate seen counts a window later: while a writer is slowed its own rate says little. */
+const DEMAND_DECAY = 0.92;
 
 export interface SpacePacePorts {
   readonly clock: Clock;
@@ -39,9 +42,10 @@ export class SpacePace {
   #isAsking = false;
   #stopped = false;
   #timer: Timer | undefined;
-  /** At the last look. */
   #lookedMs: number;
-  #lookedBytes = 0;
+  /** Where the second began that is measured. */
+  #windowMs: number;
+  #windowBytes = 0;
   /** New data handed in so far; and when the room was asked for. */
   #written = 0;
   #askedBytes = 0;
@@ -61,12 +65,17 @@ export class SpacePace {
     private readonly bytesPerSecondMin: number,
   ) {
     this.#lookedMs = ports.clock.nowMs();
+    this.#windowMs = this.#lookedMs;
   }
 
   /** New data was handed in: to be called before it is worked off. */
   wrote(bytes: number): void {
     this.#written += bytes;
-    if (!this.#isPressed) return;
+    if (!this.#isPressed) {
+      // What is left may be gone before somebody looks.
+      if (this.#written - this.#windowBytes >= LOOK_PART * this.bytesPerSecondMin) this.look();
+      return;
+    }
     // What has to wait is counted when it is let go: else each arrival would make all wait anew.
     if (this.#isHeld) this.#waitingBytes += bytes;
     else this.#spend(bytes);
@@ -75,17 +84,13 @@ export class SpacePace {
   /** To be called about once a second; while pressed it looks by itself too. */
   look(): void {
     const nowMs = this.ports.clock.nowMs();
-    const elapsedMs = nowMs - this.#lookedMs;
-    if (this.#stopped || this.#isAsking || elapsedMs < LOOK_MS) return;
-    const written = this.#written;
-    const added = written - this.#lookedBytes;
+    if (this.#stopped || this.#isAsking || nowMs - this.#lookedMs < LOOK_MS) return;
     this.#lookedMs = nowMs;
-    this.#lookedBytes = written;
-    if (!this.#isPressed && added < LOOK_S * this.bytesPerSecondMin) {
-      this.#demand = 0;
-      return;
-    }
-    this.#demand = Math.max((added * 1_000) / elapsedMs, this.#demand * DEMAND_DECAY);
+    this.#measure(nowMs);
+    // A writer this slow is never slowed down.
+    if (this.#demand < this.bytesPerSecondMin) return this.#end();
+    if (!this.#isPressed && this.#demand < LOOK_PART * this.bytesPerSecondMin) return;
+    const written = this.#written;
     this.#isAsking = true;
     void this.ports.roomBytes().then((room) => {
       this.#isAsking = false;
@@ -102,9 +107,20 @@ export class SpacePace {
     this.#end();
   }
 
+  #measure(nowMs: number): void {
+    const elapsedMs = nowMs - this.#windowMs;
+    const rate = ((this.#written - this.#windowBytes) * 1_000) / Math.max(elapsedMs, WINDOW_MS);
+    if (elapsedMs < WINDOW_MS) {
+      this.#demand = Math.max(this.#demand, rate);
+      return;
+    }
+    this.#demand = this.#isPressed ? Math.max(rate, this.#demand * DEMAND_DECAY) : rate;
+    this.#windowMs = nowMs;
+    this.#windowBytes = this.#written;
+  }
+
   #judge(): void {
-    // A writer this slow is never slowed down.
-    if (this.#demand < this.bytesPerSecondMin || this.#room >= this.#demand * PRESSED_S) return this.#end();
+    if (this.#room >= this.#demand * PRESSED_S) return this.#end();
     this.ports.tighten();
     if (this.#isPressed) return;
     this.#isPressed = true;

@@ -76,8 +76,6 @@ export class Volume implements DistributorListener {
   readonly #repairer: Repairer;
   readonly #shortage: SpaceShortage;
   readonly #pace: SpacePace;
-  /** Which of these two makes new data wait. */
-  readonly #heldBy = { shortage: false, pace: false };
   readonly #requests: VolumeRequest[] = [];
   readonly #resizeListeners = new Set<(sizeBytes: number) => void>();
   #serving = false;
@@ -379,7 +377,7 @@ export class Volume implements DistributorListener {
       hold: (held) => {
         if (held) this.#cleaner.suspend();
         else if (!this.#shortage.isShort) this.#cleaner.resume();
-        this.#hold("shortage", held);
+        this.#writes.setHeld(held);
       },
       refuse: (refused) => {
         this.#writes.setLow(refused);
@@ -396,25 +394,20 @@ export class Volume implements DistributorListener {
       {
         clock: this.#core.ports.clock,
         roomBytes: () => this.#roomBytes(),
-        hold: (held) => this.#hold("pace", held),
+        hold: (held) => this.#writes.setPaced(held),
         tighten: () => this.#cleaner.tighten(),
       },
       this.#core.options.paceBytesPerSecondMin,
     );
   }
 
-  #hold(who: "shortage" | "pace", held: boolean): void {
-    this.#heldBy[who] = held;
-    this.#writes.setHeld(this.#heldBy.shortage || this.#heldBy.pace);
-  }
-
-  /** New data that fits until the peers that answer are nearly full; undefined when none does. */
+  /** New data that fits until the peers that answer are nearly full; undefined when too few do to say. */
   async #roomBytes(): Promise<number | undefined> {
     const { distributor, health, ports } = this.#core;
     const { log, copies } = distributor.placement;
     const peers = log.members.map(({ peerId }) => peerId).filter((peer) => health.isUp(peer));
     const rooms = await askForRooms(ports.clock, ports.transport, peers);
-    return rooms.length === 0 ? undefined : roomForCopies(rooms, copies, log.width);
+    return rooms.length < Math.max(1, log.width) ? undefined : roomForCopies(rooms, copies, log.width);
   }
 
   async #checkpointForSpace(): Promise<void> {

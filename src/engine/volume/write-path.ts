@@ -54,6 +54,8 @@ class WriteRequest {
   forceUnitAccess = false;
   done: WriteDone | undefined;
   startMs = 0;
+  /** It need not wait for the pace any more, whatever comes; for room it may have to. */
+  isLetGo = false;
   readonly patience = new Patience();
   /** The page being read for a merge: where it was when the read began. */
   mergeLocation = 0;
@@ -72,6 +74,7 @@ export class WritePath {
   #full = false;
   #low = false;
   #held = false;
+  #paced = false;
   #stopped = false;
   #active = 0;
   #writesSinceFlush = 0;
@@ -112,6 +115,7 @@ export class WritePath {
     request.patience.reset();
     if (this.#ports.observe) request.startMs = this.#ports.clock.nowMs();
     this.#active++;
+    request.isLetGo = !this.#paced;
     if (this.#mustQueue(source !== undefined) || !this.#work(request)) this.#waiting.push(request);
   }
 
@@ -137,7 +141,7 @@ export class WritePath {
     this.#working = true;
     while (this.#waitingHead < this.#waiting.length) {
       const request = this.#waiting[this.#waitingHead] as WriteRequest;
-      if (this.#held && request.source !== undefined) break;
+      if (request.source !== undefined && (this.#held || !request.isLetGo)) break;
       // Out of the line first: whoever is answered may have everybody in it refused.
       this.#waitingHead++;
       if (this.#work(request)) continue;
@@ -145,8 +149,11 @@ export class WritePath {
       else this.#waiting.unshift(request);
       break;
     }
-    if (this.#held) this.#passHeld();
+    const wasHeld = this.#isHolding;
+    if (wasHeld) this.#passHeld();
     this.#working = false;
+    // Who passed may have ended what holds the others.
+    if (wasHeld && !this.#isHolding) return this.onRoom();
     if (this.#waitingHead === this.#waiting.length) {
       this.#waiting.length = 0;
       this.#waitingHead = 0;
@@ -164,6 +171,13 @@ export class WritePath {
   /** Space is short but may come back: new data waits (true). What only frees space goes on, also from behind it. */
   setHeld(held: boolean): void {
     this.#held = held;
+    this.onRoom();
+  }
+
+  /** New data that comes from now on waits (true); false lets go what waited, even if it must wait for room yet. */
+  setPaced(paced: boolean): void {
+    this.#paced = paced;
+    if (!paced) for (const request of this.#waiting) request.isLetGo = true;
     this.onRoom();
   }
 
@@ -199,9 +213,13 @@ export class WritePath {
     }
   }
 
+  get #isHolding(): boolean {
+    return this.#held || this.#paced;
+  }
+
   /** In order behind those who wait; a trim passes data that is held up, for it is what ends the wait. */
   #mustQueue(hasData: boolean): boolean {
-    if (this.#held) return hasData;
+    if (this.#isHolding) return hasData;
     return this.#waitingHead < this.#waiting.length;
   }
 

@@ -18,7 +18,9 @@ test("equal peers, one that is full, one that is large", () => {
   expect(roomForCopies([45, 45, 4], 2, 2)).toBe(47);
   expect(roomForCopies([100, 5, 5], 2, 2)).toBe(10);
   expect(roomForCopies([10, 10, 0], 3, 3)).toBe(0);
-  expect(roomForCopies([10], 2, 2)).toBe(5);
+  expect(roomForCopies([10], 2, 2)).toBe(10);
+  expect(roomForCopies([10, 10, 0], 3, 2)).toBe(10);
+  expect(roomForCopies([100, 0, 0], 3, 1)).toBe(100);
   expect(roomForCopies([], 2, 2)).toBe(0);
 });
 

@@ -75,3 +75,37 @@ test("WritePath answers everybody once when who is let go has the others refused
   expect(told).toEqual(["trim done", "first done", "second refused"]);
   expect(writes.activeCount).toBe(0);
 });
+
+test("WritePath does not hold again what the pace let go, when it had to wait for room", () => {
+  const { writes, log, told, start } = stage();
+  writes.setPaced(true);
+  start("write 1", true);
+  start("write 2", true);
+  log.hasRoom = false;
+  writes.setPaced(false);
+  writes.setPaced(true);
+  start("write 3", true);
+  log.hasRoom = true;
+  writes.onRoom();
+  expect(told).toEqual(["write 1 done", "write 2 done"]);
+  // A shortage stops everybody, the pace lets none of them go.
+  writes.setHeld(true);
+  writes.setPaced(false);
+  expect(told.length).toBe(2);
+  writes.setHeld(false);
+  expect(told[2]).toBe("write 3 done");
+});
+
+test("WritePath goes on when a trim that passed ended the hold", () => {
+  const { writes, log, told, start } = stage();
+  log.hasRoom = false;
+  start("write", true);
+  writes.write(0, PAGE_BYTES, undefined, 0, false, () => {
+    told.push("trim done");
+    writes.setHeld(false);
+  });
+  log.hasRoom = true;
+  writes.setHeld(true);
+  expect(told).toEqual(["trim done", "write done"]);
+  expect(writes.activeCount).toBe(0);
+});
