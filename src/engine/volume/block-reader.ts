@@ -1,7 +1,7 @@
 /**
  * Reads parts of sealed blocks from the peers, checked. The order of asking is the block's permutation on the ring
  * of now (the local peer first where it should have the block, peers believed dead last), then the rest of the
- * ring, then every registered peer. A copy that fails its check is reported, and rewritten from a good one; a read
+ * ring, then every registered peer; a small read asks that of the block's holders first that holder-choice.ts says. A copy that fails its check is reported, and rewritten from a good one; a read
  * ends well only with bytes that match the CRCs sealed with them, and never with zeroes in their place. This check is
  * the only one of a read: peers send what their disk holds, and look themselves once a reader has found it bad.
  *
@@ -29,6 +29,7 @@ import { meansDown, type PeerHealth } from "../distributor";
 import { type PeerTransport, StorageStatus } from "../ports";
 import { BlockRead, type Hedge, NO_BUFFER } from "./block-read";
 import { Hedging, type HedgingPorts } from "./hedging";
+import type { HolderChoice } from "./holder-choice";
 import type { ReadLevel } from "./options";
 import type { VolumeStatistics } from "./statistics";
 
@@ -51,6 +52,8 @@ export interface BlockReaderPorts {
   readonly statistics: VolumeStatistics;
   /** Absent: every peer has until the transport's deadline. For work that nobody waits for. */
   readonly hedging?: HedgingPorts;
+  /** Absent: every read asks in the order of the permutation. */
+  readonly choice?: HolderChoice;
 }
 
 export interface BlockReaderOptions {
@@ -195,17 +198,26 @@ export class BlockReader {
     });
   }
 
-  /** Nearly every read ends with the first peer of the block's permutation: the others are looked up when needed. */
+  /** Nearly every read ends with the first peer that is asked: the others are looked up when needed. */
   #chooseFirst(read: BlockRead): void {
     if (this.#options.readLevel === "spread" || this.#options.localPeerId !== undefined)
       return this.#chooseFew(read);
+    const { health, choice } = this.#ports;
+    const holder =
+      choice !== undefined && this.#options.readLevel === "block" && choice.isFor(read)
+        ? choice.choose(this.#ports.view.ring(), read.ref)
+        : undefined;
+    const peer = holder?.peer ?? this.#firstOfPermutation(read.ref);
+    if (peer === undefined || !health.isUp(peer) || (health.anyLate && health.isLate(peer)))
+      return this.#chooseFew(read);
+    if (holder !== undefined) choice?.begin(read, holder);
+    read.candidates.push(peer);
+  }
+
+  #firstOfPermutation(ref: BlockRef): PeerId | undefined {
     const ring = this.#ports.view.ring();
-    const count = ring.permutation(read.ref, Math.min(ring.peers.length, 1), this.#permutation);
-    const peer = count === 0 ? undefined : ring.peers[this.#permutation[0] as number];
-    const { health } = this.#ports;
-    if (peer !== undefined && health.isUp(peer) && !(health.anyLate && health.isLate(peer)))
-      read.candidates.push(peer);
-    else this.#chooseFew(read);
+    const count = ring.permutation(ref, Math.min(ring.peers.length, 1), this.#permutation);
+    return count === 0 ? undefined : ring.peers[this.#permutation[0] as number];
   }
 
   /** The first few of the permutation: those believed up first, of these the prompt ones, the local peer before all. */
@@ -283,6 +295,7 @@ export class BlockReader {
     check: number,
   ): void => {
     read.asked = undefined;
+    if (read.holder !== undefined) this.#ports.choice?.ended(read, read.holder, status);
     const { hedge, destination, destinationOffset } = read;
     const isGood =
       status === StorageStatus.ok && this.#isGood(read, destination, destinationOffset, lengthBytes, check);
@@ -383,6 +396,7 @@ export class BlockReader {
   /** Whether nobody can write to the destination any more. */
   #withdraw(read: BlockRead): boolean {
     if (read.asked !== undefined && !this.#ports.transport.withdrawRead(read.asked, read)) return false;
+    if (read.holder !== undefined) this.#ports.choice?.ended(read, read.holder, undefined);
     read.asked = undefined;
     return true;
   }
