@@ -1,7 +1,7 @@
 /**
  * Reads parts of sealed blocks from the peers, checked. The order of asking is the block's permutation on the ring
  * of now (the local peer first where it should have the block, peers believed dead last), then the rest of the
- * ring, then every registered peer; a small read asks that of the block's holders first that holder-choice.ts says. A copy that fails its check is reported, and rewritten from a good one; a read
+ * ring, then every registered peer; small reads of a volume begin where holder-choice.ts says. A copy that fails its check is reported, and rewritten from a good one; a read
  * ends well only with bytes that match the CRCs sealed with them, and never with zeroes in their place. This check is
  * the only one of a read: peers send what their disk holds, and look themselves once a reader has found it bad.
  *
@@ -202,17 +202,27 @@ export class BlockReader {
   #chooseFirst(read: BlockRead): void {
     if (this.#options.readLevel === "spread" || this.#options.localPeerId !== undefined)
       return this.#chooseFew(read);
-    const { health, choice } = this.#ports;
-    const holder =
-      choice !== undefined && this.#options.readLevel === "block" && choice.isFor(read)
-        ? choice.choose(this.#ports.view.ring(), read.ref)
-        : undefined;
-    const peer = holder?.peer ?? this.#firstOfPermutation(read.ref);
-    if (peer === undefined || !health.isUp(peer) || (health.anyLate && health.isLate(peer)))
-      return this.#chooseFew(read);
-    if (holder !== undefined) choice?.begin(read, holder);
-    read.candidates.push(peer);
+    const { choice } = this.#ports;
+    if (choice === undefined || this.#options.readLevel !== "block" || !choice.isFor(read)) {
+      const first = this.#firstOfPermutation(read.ref);
+      if (first !== undefined && this.#mayAsk(first)) read.candidates.push(first);
+      else this.#chooseFew(read);
+      return;
+    }
+    const ring = this.#ports.view.ring();
+    let holder = choice.choose(ring, read.ref);
+    if (holder !== undefined && !this.#mayAsk(holder.peer))
+      holder = choice.choose(ring, read.ref, this.#mayAsk);
+    if (holder === undefined) return this.#chooseFew(read);
+    choice.begin(read, holder);
+    read.candidates.push(holder.peer);
   }
+
+  /** It is believed up, and others do not overtake it. */
+  readonly #mayAsk = (peer: PeerId): boolean => {
+    const { health } = this.#ports;
+    return health.isUp(peer) && !(health.anyLate && health.isLate(peer));
+  };
 
   #firstOfPermutation(ref: BlockRef): PeerId | undefined {
     const ring = this.#ports.view.ring();

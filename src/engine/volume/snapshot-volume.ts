@@ -11,7 +11,6 @@ import { type SnapshotSession, StorageStatus } from "../ports";
 import { BlockReader } from "./block-reader";
 import { ClusterFollower } from "./cluster-follower";
 import { ExtentScan, type VolumeExtent } from "./device-extents";
-import { HolderChoice } from "./holder-choice";
 import { PeerNodeReader } from "./node-reader";
 import { VOLUME_DEFAULTS, type VolumeOptions } from "./options";
 import { ReadPath } from "./read-path";
@@ -59,7 +58,6 @@ class SnapshotParts {
         view: this.cluster,
         statistics: this.statistics,
         hedging: ports,
-        choice: new HolderChoice(clock, session.volume.volumeId),
       },
       { readLevel: options.readLevel, localPeerId },
     );
