@@ -1,24 +1,33 @@
 /**
- * `bun run bench`: fio against torus and against nbdkit in the same run, and the ratios between them.
- *
- *   --quick            1 s a case, 1 round, nothing run in beforehand
- *   --cases A,B        only these (write16-60s runs only when named)
- *   --targets A,B      only these; ratios need nbdkit-file
- *   --seconds N        a case (default 4)      --rounds N   (default 2)
- *   --dir FOLDER       data there instead of on tmpfs
- *   --socket tcp|unix  how fio reaches the export (default tcp)
- *   --kill             also the longest stall when a daemon is killed
- *   --json             numbers instead of the table
- *   --record           writes the table into docs/benchmarks.md
+ * `bun run bench`: fio against torus and against nbdkit in the same run, and the ratios between them. `--help` has its
+ * options.
  */
 import { cpus, totalmem } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Scene, torusBinary } from "../e2e/harness";
-import { type BenchCase, selectCases } from "./cases";
-import { type Measurement, measure, measureKill, prefill, runIn } from "./measure";
+import { type BenchCase, CASES, selectCases } from "./cases";
+import { type Measurement, measure, measureKill, prefill, prepare, runIn } from "./measure";
 import { type BenchRun, readCommitted, record, renderTable } from "./report";
 import { startTarget, TARGET_IDS, type Target, type TargetId, touchMemory } from "./targets";
+
+const HELP = `bun run bench: fio against torus and against nbdkit in the same run, and the ratios between them
+
+  --quick            one window of 1 s a case, nothing run in or warmed up
+  --cases A,B        only these: ${CASES.map((one) => one.id).join(", ")}
+                     (${CASES.filter((one) => one.onDemand)
+                       .map((one) => one.id)
+                       .join(", ")} runs only when named)
+  --targets A,B      only these: ${TARGET_IDS.join(", ")}; ratios need nbdkit-file
+  --seconds N        a window (default 3)
+  --rounds N         windows of a case for each target, by turns (default 5)
+  --dir FOLDER       data there instead of on tmpfs
+  --socket tcp|unix  how fio reaches the export (default tcp)
+  --kill             also the longest stall when a daemon is killed
+  --json             numbers instead of the table
+  --record           writes the table into docs/benchmarks.md
+
+Example: bun run bench --targets nbdkit-file,torus-3 --kill`;
 
 const repository = join(import.meta.dir, "../..");
 const TMPFS = "/dev/shm";
@@ -31,7 +40,7 @@ interface Plan {
   readonly folder: string;
   readonly socket: "tcp" | "unix";
   readonly kill: boolean;
-  /** Whether each target has some seconds of load before the first case. */
+  /** Whether each target has some seconds of load before the first case, and before each. */
   readonly runsIn: boolean;
   readonly log: (line: string) => void;
 }
@@ -53,7 +62,10 @@ function selectTargets(wanted: readonly string[]): readonly TargetId[] {
   return TARGET_IDS.filter((id) => wanted.length === 0 || wanted.includes(id));
 }
 
-/** All targets run side by side, one under load, so that a case's numbers lie seconds apart. */
+/**
+ * All targets run side by side and take turns of some seconds, so that the two numbers of a ratio lie seconds apart: a
+ * shared machine is another one a minute later.
+ */
 async function runGroup(plan: Plan, sizeGib: number, cases: readonly BenchCase[]): Promise<Measurement[]> {
   const results: Measurement[] = [];
   const scene = new Scene("bench", { parentFolder: plan.folder });
@@ -66,8 +78,9 @@ async function runGroup(plan: Plan, sizeGib: number, cases: readonly BenchCase[]
       plan.log(`${id} is up, first ${sizeGib} GiB written`);
     }
     if (plan.runsIn) for (const target of targets) await runIn(scene, target, sizeGib);
-    for (let round = 1; round <= plan.rounds; round++)
-      for (const benchCase of cases)
+    for (const benchCase of cases) {
+      for (const target of targets) await prepare(scene, target, benchCase, plan.runsIn);
+      for (let round = 1; round <= plan.rounds; round++)
         for (const target of targets) {
           const one = await measure(scene, target, benchCase, plan.seconds);
           results.push(one);
@@ -75,6 +88,7 @@ async function runGroup(plan: Plan, sizeGib: number, cases: readonly BenchCase[]
             `round ${round}: ${benchCase.id} ${target.id} ${one.value.toFixed(0)} ${benchCase.unit}, p99 ${one.latencyUsP99.toFixed(0)} us, longest ${one.stallMsMax.toFixed(0)} ms`,
           );
         }
+    }
     const victim = targets.find((target) => target.killOne !== undefined);
     if (plan.kill && sizeGib === 1 && victim !== undefined) results.push(await measureKill(scene, victim));
     for (const target of targets) await target.stop();
@@ -109,34 +123,53 @@ function machine(): string {
   return `${cpus().length} cores of ${cpu?.model.trim() ?? "unknown"}, ${Math.round(totalmem() / 2 ** 30)} GiB`;
 }
 
-const { values } = parseArgs({
-  options: {
-    quick: { type: "boolean", default: false },
-    cases: { type: "string" },
-    targets: { type: "string" },
-    seconds: { type: "string" },
-    rounds: { type: "string" },
-    dir: { type: "string" },
-    socket: { type: "string", default: "tcp" },
-    kill: { type: "boolean", default: false },
-    json: { type: "boolean", default: false },
-    record: { type: "boolean", default: false },
-  },
-});
-if (values.socket !== "tcp" && values.socket !== "unix")
-  throw new Error(`Cannot use --socket ${values.socket}: it is tcp or unix`);
+const OPTIONS = {
+  help: { type: "boolean", short: "h", default: false },
+  quick: { type: "boolean", default: false },
+  cases: { type: "string" },
+  targets: { type: "string" },
+  seconds: { type: "string" },
+  rounds: { type: "string" },
+  dir: { type: "string" },
+  socket: { type: "string", default: "tcp" },
+  kill: { type: "boolean", default: false },
+  json: { type: "boolean", default: false },
+  record: { type: "boolean", default: false },
+} as const;
 
-const plan: Plan = {
-  cases: selectCases(names(values.cases)),
-  targetIds: selectTargets(names(values.targets)),
-  seconds: positive("seconds", values.seconds ?? (values.quick ? "1" : "4")),
-  rounds: positive("rounds", values.rounds ?? (values.quick ? "1" : "2")),
-  folder: values.dir ?? TMPFS,
-  socket: values.socket,
-  kill: values.kill,
-  runsIn: !values.quick,
-  log: (line) => console.error(line),
-};
+function options() {
+  const { values } = parseArgs({ options: OPTIONS });
+  const { socket } = values;
+  if (socket !== "tcp" && socket !== "unix")
+    throw new Error(`Cannot use --socket ${socket}: it is tcp or unix`);
+  const plan: Plan = {
+    cases: selectCases(names(values.cases)),
+    targetIds: selectTargets(names(values.targets)),
+    seconds: positive("seconds", values.seconds ?? (values.quick ? "1" : "3")),
+    rounds: positive("rounds", values.rounds ?? (values.quick ? "1" : "5")),
+    folder: values.dir ?? TMPFS,
+    socket,
+    kill: values.kill,
+    runsIn: !values.quick,
+    log: (line) => console.error(line),
+  };
+  return { plan, values };
+}
+
+function optionsOrExit(): ReturnType<typeof options> {
+  try {
+    return options();
+  } catch (error) {
+    console.error(`bench: ${(error as Error).message}; --help lists the options`);
+    process.exit(2);
+  }
+}
+
+const { plan, values } = optionsOrExit();
+if (values.help) {
+  console.log(HELP);
+  process.exit(0);
+}
 const storage = values.dir === undefined ? "tmpfs" : "disk";
 const needsTorus = plan.targetIds.some((id) => id.startsWith("torus"));
 const run: BenchRun = {

@@ -59,22 +59,32 @@ function numbersOf(result: FioResult, benchCase: BenchCase, target: Target): Mea
   };
 }
 
+function loadOf(benchCase: BenchCase, seconds: number): Record<string, string | number> {
+  const size = `${benchCase.sizeGib}g`;
+  return { ...benchCase.options, size, time_based: 1, runtime: seconds, randrepeat: 0 };
+}
+
+/** Once a case: its caches cold, where it wants that, and, unless it is long by itself, its code compiled. */
+export async function prepare(
+  scene: Scene,
+  target: Target,
+  benchCase: BenchCase,
+  warmUp: boolean,
+): Promise<void> {
+  if (benchCase.coldCache) await target.coolDown();
+  if (!warmUp || benchCase.seconds !== undefined) return;
+  await rest(scene);
+  await fio(scene, target.uri(), `${benchCase.id}-warm-up`, loadOf(benchCase, WARM_UP_SECONDS));
+}
+
 export async function measure(
   scene: Scene,
   target: Target,
   benchCase: BenchCase,
   seconds: number,
 ): Promise<Measurement> {
-  if (benchCase.coldCache) await target.coolDown();
   await rest(scene);
-  const options = {
-    ...benchCase.options,
-    size: `${benchCase.sizeGib}g`,
-    time_based: 1,
-    runtime: benchCase.seconds ?? seconds,
-    ramp_time: benchCase.seconds === undefined ? WARM_UP_SECONDS : 0,
-    randrepeat: 0,
-  };
+  const options = loadOf(benchCase, benchCase.seconds ?? seconds);
   return numbersOf(await fio(scene, target.uri(), benchCase.id, options), benchCase, target);
 }
 

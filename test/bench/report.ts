@@ -1,6 +1,7 @@
 /**
  * The table: a value per target and, for torus, the ratio to nbdkit's file in the same run, beside the ratio of
- * the committed table. Absolute numbers wander between machines and days; the ratios hold.
+ * the committed table. Absolute numbers wander between machines, days and minutes; so each ratio is the median of those of
+ * windows that lie seconds apart.
  */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import type { BenchCase } from "./cases";
@@ -20,18 +21,38 @@ export interface BenchRun {
   readonly results: readonly Measurement[];
 }
 
-export function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
+/** The middle one, or the mean of the two in the middle; NaN of none. */
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const upper = sorted[middle] ?? Number.NaN;
+  return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2;
 }
 
 function valuesOf(run: BenchRun, caseId: string, target: string): number[] {
   return run.results.filter((one) => one.caseId === caseId && one.target === target).map((one) => one.value);
 }
 
-/** Ratio of a target to nbdkit's file, of the means over all rounds; undefined where either was not measured. */
+/** Ratios of a target to nbdkit's file, round by round: the two numbers of each were measured one after the other. */
+export function ratiosOf(run: BenchRun, caseId: string, target: string): number[] {
+  const reference = valuesOf(run, caseId, REFERENCE);
+  return valuesOf(run, caseId, target)
+    .slice(0, reference.length)
+    .map((value, round) => value / (reference[round] as number));
+}
+
+/** The median of the rounds' ratios; undefined where either was not measured. */
 export function ratioOf(run: BenchRun, caseId: string, target: string): number | undefined {
-  const [own, reference] = [valuesOf(run, caseId, target), valuesOf(run, caseId, REFERENCE)];
-  return own.length === 0 || reference.length === 0 ? undefined : mean(own) / mean(reference);
+  const ratios = ratiosOf(run, caseId, target);
+  return ratios.length === 0 ? undefined : median(ratios);
+}
+
+/** The median and, of several rounds, the smallest and the largest. */
+function ratioText(ratios: readonly number[]): string {
+  if (ratios.length === 0) return "-";
+  const text = median(ratios).toFixed(2);
+  if (ratios.length === 1) return text;
+  return `${text} (${Math.min(...ratios).toFixed(2)}-${Math.max(...ratios).toFixed(2)})`;
 }
 
 function targetsOf(run: BenchRun): string[] {
@@ -48,11 +69,11 @@ function row(benchCase: BenchCase, run: BenchRun, committed: BenchRun | undefine
   const cells = [`${benchCase.title}, ${benchCase.unit}`];
   for (const target of targetsOf(run)) {
     const values = valuesOf(run, benchCase.id, target);
-    cells.push(values.length === 0 ? "-" : Math.round(mean(values)).toLocaleString("en-US"));
+    cells.push(values.length === 0 ? "-" : Math.round(median(values)).toLocaleString("en-US"));
     if (!target.startsWith("torus")) continue;
     const ratio = ratioOf(run, benchCase.id, target);
     const before = committed && ratioOf(committed, benchCase.id, target);
-    cells.push(ratio?.toFixed(2) ?? "-", changeText(ratio, before));
+    cells.push(ratioText(ratiosOf(run, benchCase.id, target)), changeText(ratio, before));
   }
   const stalls = run.results.filter((one) => one.caseId === benchCase.id && one.target === "torus-3");
   cells.push(stalls.length === 0 ? "-" : `${Math.max(...stalls.map((one) => one.stallMsMax)).toFixed(0)} ms`);
@@ -83,7 +104,7 @@ export function renderTable(
     const longest = Math.max(...kills.map((one) => one.stallMsMax)).toFixed(0);
     lines.push("", `One of three daemons killed -9 under 4k writes at depth 4: longest stall ${longest} ms.`);
   }
-  const how = `${run.secondsPerCase} s a case, ${run.rounds} rounds, NBD over ${run.socket}, data on ${run.storage}`;
+  const how = `${run.rounds} windows of ${run.secondsPerCase} s a case, NBD over ${run.socket}, data on ${run.storage}`;
   return `${[`${run.date}, commit ${run.commit}, ${run.machine}; ${how}.`, "", ...lines].join("\n")}\n`;
 }
 

@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CASES, selectCases } from "../../bench/cases";
-import { type BenchRun, ratioOf, readCommitted, record, renderTable } from "../../bench/report";
+import { type BenchRun, median, ratioOf, readCommitted, record, renderTable } from "../../bench/report";
 
 const folder = mkdtempSync(join(tmpdir(), "torus-bench-report-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -30,15 +30,24 @@ function runWith(values: readonly (readonly [target: string, value: number])[]):
 
 const now = runWith([
   ["nbdkit-file", 900],
+  ["torus-3", 630],
   ["nbdkit-file", 1100],
-  ["torus-3", 500],
-  ["torus-3", 700],
+  ["torus-3", 660],
+  ["nbdkit-file", 2000],
+  ["torus-3", 100],
 ]);
 
-test("ratioOf compares the means of all rounds, and says nothing without a reference", () => {
+test("ratioOf is the median of the rounds' ratios, and says nothing without a reference", () => {
   expect(ratioOf(now, "read1", "torus-3")).toBe(0.6);
   expect(ratioOf(now, "read1", "torus-1")).toBeUndefined();
   expect(ratioOf(runWith([["torus-3", 5]]), "read1", "torus-3")).toBeUndefined();
+});
+
+test("median is the middle, or between the two in the middle", () => {
+  expect(median([3, 1, 2])).toBe(2);
+  expect(median([10, 1, 4, 2])).toBe(3);
+  expect(median([7])).toBe(7);
+  expect(median([])).toBeNaN();
 });
 
 test("renderTable shows values, ratio, the change against the committed table and the longest request", () => {
@@ -47,14 +56,14 @@ test("renderTable shows values, ratio, the change against the committed table an
     ["torus-3", 500],
   ]);
   expect(renderTable(now, CASES, before)).toBe(
-    `2026-01-02, commit 0123456789ab, 2 cores; 4 s a case, 2 rounds, NBD over tcp, data on tmpfs.
+    `2026-01-02, commit 0123456789ab, 2 cores; 2 windows of 4 s a case, NBD over tcp, data on tmpfs.
 
 | case | nbdkit-file | torus-3 | torus-3 / file | change | longest request, torus-3 |
 | --- | ---: | ---: | ---: | ---: | ---: |
-| 4k random read, depth 1, cold cache, IOPS | 1,000 | 600 | 0.60 | +20 % | 7 ms |
+| 4k random read, depth 1, cold cache, IOPS | 1,100 | 630 | 0.60 (0.05-0.70) | +20 % | 7 ms |
 `,
   );
-  expect(renderTable(now, CASES, undefined)).toContain("| 0.60 | - |");
+  expect(renderTable(now, CASES, undefined)).toContain("| 0.60 (0.05-0.70) | - |");
 });
 
 test("record replaces the table of this storage only, and readCommitted finds the numbers again", () => {
