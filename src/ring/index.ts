@@ -9,7 +9,7 @@ export {
   type RingRequest,
 } from "./change";
 export { RingError, type RingErrorCode } from "./errors";
-export { hashText, hashToPartition, mix, PARTITION_STRIDE, PARTITION_WINDOW_BLOCKS } from "./hash";
+export { hashToPartition, PARTITION_STRIDE, PARTITION_WINDOW_BLOCKS } from "./hash";
 export { balanceOf, type PeerPlan, planBlocks, planChange, type RingBalance, type RingPlan } from "./plan";
 export type { Ring, RingMember, RingSpec, RingType } from "./ring";
 export {

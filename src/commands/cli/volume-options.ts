@@ -18,7 +18,7 @@ export const levelArgs = {
     type: "enum",
     options: ["block", "seq", "spread"],
     description:
-      "Which copy is read first: the daemon's own, else for small reads that of the peer which the volume prefers (block, the default), strictly in the ring's order (seq), or each in turn (spread)",
+      "Which copy is read first: the nearest in the ring's order (block, the default), strictly in its order (seq), or each in turn (spread)",
   },
   "write-level": {
     type: "string",

@@ -6,12 +6,11 @@
 import { type BlockRef, heapBuffer, type NativeBuffer, type PeerId } from "../../base";
 import { HEADER_BYTES_MAX, PAGE_BYTES } from "../block";
 import type { OutgoingRead, StorageStatus } from "../ports";
-import type { ChosenRead, Holder } from "./holder-choice";
 
 const NO_REF = { kind: 1, volumeId: 1, epoch: 1, index: 1 } as BlockRef;
 export const NO_BUFFER = heapBuffer(0);
 
-export class BlockRead implements OutgoingRead, ChosenRead {
+export class BlockRead implements OutgoingRead {
   ref: BlockRef = NO_REF;
   firstSlot = 0;
   slotCount = 0;
@@ -38,8 +37,6 @@ export class BlockRead implements OutgoingRead, ChosenRead {
   sawUnreachable = false;
   /** The peer that may still write to the destination. */
   asked: PeerId | undefined;
-  /** The peer that the choice among holders counts it at, until it has answered. */
-  holder: Holder | undefined;
   /** The second request under way, or its good answer that waits until the first peer writes no more. */
   hedge: Hedge | undefined;
   /** Its place among the reads that may get a second request (see hedging.ts), while `isWatched`. */

@@ -1,7 +1,7 @@
 /**
  * Reads parts of sealed blocks from the peers, checked. The order of asking is the block's permutation on the ring
  * of now (the local peer first where it should have the block, peers believed dead last), then the rest of the
- * ring, then every registered peer; small reads of a volume begin where holder-choice.ts says. A copy that fails its check is reported, and rewritten from a good one; a read
+ * ring, then every registered peer. A copy that fails its check is reported, and rewritten from a good one; a read
  * ends well only with bytes that match the CRCs sealed with them, and never with zeroes in their place. This check is
  * the only one of a read: peers send what their disk holds, and look themselves once a reader has found it bad.
  *
@@ -29,7 +29,6 @@ import { meansDown, type PeerHealth } from "../distributor";
 import { type PeerTransport, StorageStatus } from "../ports";
 import { BlockRead, type Hedge, NO_BUFFER } from "./block-read";
 import { Hedging, type HedgingPorts } from "./hedging";
-import type { HolderChoice } from "./holder-choice";
 import type { ReadLevel } from "./options";
 import type { VolumeStatistics } from "./statistics";
 
@@ -52,8 +51,6 @@ export interface BlockReaderPorts {
   readonly statistics: VolumeStatistics;
   /** Absent: every peer has until the transport's deadline. For work that nobody waits for. */
   readonly hedging?: HedgingPorts;
-  /** Absent: every read asks in the order of the permutation. */
-  readonly choice?: HolderChoice;
 }
 
 export interface BlockReaderOptions {
@@ -198,36 +195,17 @@ export class BlockReader {
     });
   }
 
-  /** Nearly every read ends with the first peer that is asked: the others are looked up when needed. */
+  /** Nearly every read ends with the first peer of the block's permutation: the others are looked up when needed. */
   #chooseFirst(read: BlockRead): void {
     if (this.#options.readLevel === "spread" || this.#options.localPeerId !== undefined)
       return this.#chooseFew(read);
-    const { choice } = this.#ports;
-    if (choice === undefined || this.#options.readLevel !== "block" || !choice.isFor(read)) {
-      const first = this.#firstOfPermutation(read.ref);
-      if (first !== undefined && this.#mayAsk(first)) read.candidates.push(first);
-      else this.#chooseFew(read);
-      return;
-    }
     const ring = this.#ports.view.ring();
-    let holder = choice.choose(ring, read.ref);
-    if (holder !== undefined && !this.#mayAsk(holder.peer))
-      holder = choice.choose(ring, read.ref, this.#mayAsk);
-    if (holder === undefined) return this.#chooseFew(read);
-    choice.begin(read, holder);
-    read.candidates.push(holder.peer);
-  }
-
-  /** It is believed up, and others do not overtake it. */
-  readonly #mayAsk = (peer: PeerId): boolean => {
+    const count = ring.permutation(read.ref, Math.min(ring.peers.length, 1), this.#permutation);
+    const peer = count === 0 ? undefined : ring.peers[this.#permutation[0] as number];
     const { health } = this.#ports;
-    return health.isUp(peer) && !(health.anyLate && health.isLate(peer));
-  };
-
-  #firstOfPermutation(ref: BlockRef): PeerId | undefined {
-    const ring = this.#ports.view.ring();
-    const count = ring.permutation(ref, Math.min(ring.peers.length, 1), this.#permutation);
-    return count === 0 ? undefined : ring.peers[this.#permutation[0] as number];
+    if (peer !== undefined && health.isUp(peer) && !(health.anyLate && health.isLate(peer)))
+      read.candidates.push(peer);
+    else this.#chooseFew(read);
   }
 
   /** The first few of the permutation: those believed up first, of these the prompt ones, the local peer before all. */
@@ -305,7 +283,6 @@ export class BlockReader {
     check: number,
   ): void => {
     read.asked = undefined;
-    if (read.holder !== undefined) this.#ports.choice?.ended(read, read.holder, status);
     const { hedge, destination, destinationOffset } = read;
     const isGood =
       status === StorageStatus.ok && this.#isGood(read, destination, destinationOffset, lengthBytes, check);
@@ -406,7 +383,6 @@ export class BlockReader {
   /** Whether nobody can write to the destination any more. */
   #withdraw(read: BlockRead): boolean {
     if (read.asked !== undefined && !this.#ports.transport.withdrawRead(read.asked, read)) return false;
-    if (read.holder !== undefined) this.#ports.choice?.ended(read, read.holder, undefined);
     read.asked = undefined;
     return true;
   }

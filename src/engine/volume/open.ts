@@ -30,7 +30,6 @@ import { BlockReader } from "./block-reader";
 import { Checkpointer } from "./checkpointer";
 import { ClusterFollower } from "./cluster-follower";
 import { VolumeError } from "./errors";
-import { HolderChoice } from "./holder-choice";
 import { InodeWriter } from "./inode-writer";
 import { PeerNodeReader } from "./node-reader";
 import { VOLUME_DEFAULTS, type VolumeOptions, widthOf } from "./options";
@@ -106,7 +105,6 @@ class Opening {
         view: this.#cluster,
         statistics: this.#statistics,
         hedging: ports,
-        choice: new HolderChoice(ports.clock, this.#grant.volume.volumeId),
       },
       { readLevel: options.readLevel, localPeerId: ports.localPeerId },
     );

@@ -3,12 +3,11 @@
  * peer does to the memory of a read that has ended would be seen; and whole volumes over a cluster with a silent peer.
  */
 import { describe, expect, test } from "bun:test";
-import { asVolumeId, heapBuffer, type NativeBuffer, type PeerId } from "../../../../src/base";
+import { heapBuffer, type NativeBuffer, type PeerId } from "../../../../src/base";
 import { PAGE_BYTES, type SealedBlock } from "../../../../src/engine/block";
 import { PeerHealth } from "../../../../src/engine/distributor";
 import { type OutgoingRead, type PeerTransport, StorageStatus } from "../../../../src/engine/ports";
 import { BlockReader, newVolumeStatistics } from "../../../../src/engine/volume";
-import { type Holder, HolderChoice } from "../../../../src/engine/volume/holder-choice";
 import { buildRing, createRing } from "../../../../src/ring";
 import { MemoryService } from "../../../support/memory-service";
 import { TEST_CLUSTER, testBlock, testIdentity, testPeer } from "../../../support/peer-blocks";
@@ -86,7 +85,7 @@ class HeldReads {
   }
 }
 
-function setup(options: { replication?: number; hedged?: boolean; chosen?: boolean } = {}) {
+function setup(options: { replication?: number; hedged?: boolean } = {}) {
   const clock = new VirtualClock();
   const service = new MemoryService(testIdentity(1));
   const blocks: SealedBlock[] = [1, 2, 3].map((index) => testBlock(index, 32));
@@ -105,7 +104,6 @@ function setup(options: { replication?: number; hedged?: boolean; chosen?: boole
   );
   const statistics = newVolumeStatistics();
   const health = new PeerHealth(clock, transport as unknown as PeerTransport);
-  const choice = new HolderChoice(clock, asVolumeId(5));
   const reader = new BlockReader(
     {
       clusterId: TEST_CLUSTER,
@@ -114,7 +112,6 @@ function setup(options: { replication?: number; hedged?: boolean; chosen?: boole
       view: { ring: () => ring, peers: () => peers },
       statistics,
       ...(options.hedged !== false && { hedging: { clock, allocate: heapBuffer } }),
-      ...(options.chosen && { choice }),
     },
     { readLevel: "block", localPeerId: undefined },
   );
@@ -126,7 +123,6 @@ function setup(options: { replication?: number; hedged?: boolean; chosen?: boole
   const [first, second, third] = [...order].map((at) => ring.peers[at] as PeerId) as [PeerId, PeerId, PeerId];
   return {
     ...{ clock, transport, reader, statistics, health, block, bad, first, second, third },
-    holder: () => choice.choose(ring, block.ref) as Holder,
     start: (pageCount = 1, firstSlot = 0) => new Watched(reader, block, firstSlot, pageCount),
     /** Makes reads of one page that take `ms`, until it is known how long they take. */
     accustom: (ms: number, count = 600) => {
@@ -400,59 +396,6 @@ describe("BlockReader with second requests", () => {
     start();
     transport.answer(first);
     expect(transport.asked).toEqual([]);
-  });
-});
-
-describe("reads that wait at the preferred holder", () => {
-  test("are counted there until they are answered, overtaken or refused, whatever becomes of them", () => {
-    const { clock, transport, start, holder } = setup({ chosen: true });
-    const preferred = holder();
-    const other = () =>
-      transport.asked.map(({ peer }) => peer).find((peer) => peer !== preferred.peer) as PeerId;
-    const good = start();
-    expect(preferred.waiting).toBe(1);
-    transport.answer(preferred.peer);
-    good.expectGood();
-    expect(preferred.waiting).toBe(0);
-
-    const overtaken = start();
-    clock.advance(200);
-    transport.answer(other());
-    overtaken.expectGood();
-    expect([preferred.waiting, preferred.timed]).toEqual([0, undefined]);
-
-    const refused = start();
-    transport.answer(preferred.peer, notFound);
-    expect(preferred.waiting).toBe(0);
-    transport.answer(other());
-    refused.expectGood();
-
-    transport.withdrawable = false;
-    for (let at = 0; at < 65; at++) {
-      const one = start();
-      transport.answer(transport.asked[0]?.peer as PeerId);
-      one.expectGood();
-    }
-    const stuck = start();
-    expect(preferred.waiting).toBe(1);
-    clock.advance(200);
-    transport.answer(other());
-    expect([stuck.isDone, preferred.waiting]).toEqual([false, 1]);
-    transport.answer(preferred.peer, unreachable);
-    stuck.expectGood();
-    expect(preferred.waiting).toBe(0);
-  });
-
-  test("do not ask it while it is believed down", () => {
-    const { transport, start, holder } = setup({ chosen: true });
-    const preferred = holder();
-    transport.down.add(preferred.peer);
-    const one = start();
-    const asked = transport.asked[0]?.peer as PeerId;
-    expect(asked).not.toBe(preferred.peer);
-    transport.answer(asked);
-    one.expectGood();
-    expect(preferred.waiting).toBe(0);
   });
 });
 
