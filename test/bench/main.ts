@@ -31,6 +31,8 @@ Example: bun run bench --targets nbdkit-file,torus-3 --kill`;
 
 const repository = join(import.meta.dir, "../..");
 const TMPFS = "/dev/shm";
+const STOP_SIGNALS = ["SIGINT", "SIGTERM"] as const;
+const STOPPED_EXIT_CODE = 130;
 
 interface Plan {
   readonly cases: readonly BenchCase[];
@@ -69,6 +71,13 @@ function selectTargets(wanted: readonly string[]): readonly TargetId[] {
 async function runGroup(plan: Plan, sizeGib: number, cases: readonly BenchCase[]): Promise<Measurement[]> {
   const results: Measurement[] = [];
   const scene = new Scene("bench", { parentFolder: plan.folder });
+  let stopSignal: NodeJS.Signals | undefined;
+  // Nobody is left running, and no GiB lying in memory.
+  const onSignal = (signal: NodeJS.Signals): void => {
+    stopSignal = signal;
+    void scene.end().finally(() => process.exit(STOPPED_EXIT_CODE));
+  };
+  for (const signal of STOP_SIGNALS) process.once(signal, onSignal);
   try {
     const targets: Target[] = [];
     for (const id of plan.targetIds) {
@@ -93,9 +102,12 @@ async function runGroup(plan: Plan, sizeGib: number, cases: readonly BenchCase[]
     if (plan.kill && sizeGib === 1 && victim !== undefined) results.push(await measureKill(scene, victim));
     for (const target of targets) await target.stop();
   } catch (error) {
+    // What was ended under it is no failure: the signal's own end is awaited.
+    if (stopSignal !== undefined) await new Promise(() => {});
     scene.printLogs();
     throw error;
   } finally {
+    for (const signal of STOP_SIGNALS) process.off(signal, onSignal);
     await scene.end();
   }
   return results;
