@@ -71,13 +71,12 @@ function selectTargets(wanted: readonly string[]): readonly TargetId[] {
 async function runGroup(plan: Plan, sizeGib: number, cases: readonly BenchCase[]): Promise<Measurement[]> {
   const results: Measurement[] = [];
   const scene = new Scene("bench", { parentFolder: plan.folder });
-  let stopSignal: NodeJS.Signals | undefined;
+  let stopping: Promise<void> | undefined;
   // Nobody is left running, and no GiB lying in memory.
-  const onSignal = (signal: NodeJS.Signals): void => {
-    stopSignal = signal;
-    void scene.end().finally(() => process.exit(STOPPED_EXIT_CODE));
+  const onSignal = (): void => {
+    stopping ??= scene.end().finally(() => process.exit(STOPPED_EXIT_CODE));
   };
-  for (const signal of STOP_SIGNALS) process.once(signal, onSignal);
+  for (const signal of STOP_SIGNALS) process.on(signal, onSignal);
   try {
     const targets: Target[] = [];
     for (const id of plan.targetIds) {
@@ -102,8 +101,8 @@ async function runGroup(plan: Plan, sizeGib: number, cases: readonly BenchCase[]
     if (plan.kill && sizeGib === 1 && victim !== undefined) results.push(await measureKill(scene, victim));
     for (const target of targets) await target.stop();
   } catch (error) {
-    // What was ended under it is no failure: the signal's own end is awaited.
-    if (stopSignal !== undefined) await new Promise(() => {});
+    // What was ended under it is no failure of its own.
+    if (stopping !== undefined) await stopping;
     scene.printLogs();
     throw error;
   } finally {
