@@ -23,8 +23,10 @@ const PACE_MS = 10;
 /** Allowance that is kept when it is not used, and the most that is owed after a large request. */
 const SAVED_MS = 50;
 const OWED_MS = 250;
-/** How much of the highest rate seen counts a window later: while a writer is slowed its own rate says little. */
+/** How much of the highest rate seen counts a window later, unless the writer was held: then its own rate says little. */
 const DEMAND_DECAY = 0.92;
+/** A writer is not held for longer than this by what peers said that say nothing any more. */
+const SILENT_MS = 5_000;
 
 export interface SpacePacePorts {
   readonly clock: Clock;
@@ -49,9 +51,12 @@ export class SpacePace {
   /** New data handed in so far; and when the room was asked for. */
   #written = 0;
   #askedBytes = 0;
+  #answeredMs = 0;
   #room = 0;
   /** Bytes a second that the writer would like to write. */
   #demand = 0;
+  /** Within the second that is measured. */
+  #wasHeld = false;
   /** At the last step of pacing. */
   #pacedMs = 0;
   /** Handed in while everything waits. */
@@ -94,8 +99,14 @@ export class SpacePace {
     this.#isAsking = true;
     void this.ports.roomBytes().then((room) => {
       this.#isAsking = false;
-      // Nobody says: as it was.
-      if (this.#stopped || room === undefined) return;
+      if (this.#stopped) return;
+      const answeredMs = this.ports.clock.nowMs();
+      if (room === undefined) {
+        // Nobody says: as it was, for a while.
+        if (this.#isPressed && answeredMs - this.#answeredMs >= SILENT_MS) this.#end();
+        return;
+      }
+      this.#answeredMs = answeredMs;
       this.#room = room;
       this.#askedBytes = written;
       this.#judge();
@@ -114,7 +125,9 @@ export class SpacePace {
       this.#demand = Math.max(this.#demand, rate);
       return;
     }
-    this.#demand = this.#isPressed ? Math.max(rate, this.#demand * DEMAND_DECAY) : rate;
+    const decay = this.#wasHeld ? 1 : DEMAND_DECAY;
+    this.#demand = this.#isPressed ? Math.max(rate, this.#demand * decay) : rate;
+    this.#wasHeld = this.#isHeld;
     this.#windowMs = nowMs;
     this.#windowBytes = this.#written;
   }
@@ -150,9 +163,9 @@ export class SpacePace {
       this.#hold(false);
       this.#spend(bytes);
     }
-    // Who was let go may have ended everything.
-    if (!this.#isPressed) return;
     this.look();
+    // A look, or who was let go, may have ended everything.
+    if (!this.#isPressed) return;
     this.#timer = this.ports.clock.schedule(PACE_MS, () => this.#pace());
   }
 
@@ -164,6 +177,7 @@ export class SpacePace {
   #hold(held: boolean): void {
     if (held === this.#isHeld) return;
     this.#isHeld = held;
+    if (held) this.#wasHeld = true;
     this.ports.hold(held);
   }
 }

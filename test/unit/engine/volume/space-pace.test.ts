@@ -109,11 +109,42 @@ test("a writer that fills the pool settles where space comes back, in small wait
   expect(tightened).toBeGreaterThan(0);
 });
 
-test("where nothing comes back the end is reached all the same", async () => {
-  const { seconds } = await run({ roomMib: 500, writerMib: () => 300, seconds: 40 });
+test("where nothing comes back the end is reached all the same, and the pace is held for as long as it takes", async () => {
+  const { seconds } = await run({ roomMib: 500, writerMib: () => 300, seconds: 240, requestMib: 0.1 });
   const total = seconds.reduce((sum, rate) => sum + rate, 0);
   expect(total).toBeGreaterThan(500);
-  expect(seconds.at(-1)).toBeWithin(7, 13);
+  for (const rate of seconds.slice(39)) expect(rate).toBeWithin(7, 13);
+});
+
+test("a writer is not held for peers that say nothing any more", async () => {
+  const clock = new VirtualClock();
+  let [answers, held] = [true, false];
+  const pace = new SpacePace(
+    {
+      clock,
+      roomBytes: () => Promise.resolve(answers ? 10 * MIB : undefined),
+      hold: (next) => {
+        held = next;
+      },
+      tighten: () => {},
+    },
+    8 * MIB,
+  );
+  const heldSeconds: boolean[] = [];
+  for (let second = 0; second < 30; second++) {
+    if (second === 5) answers = false;
+    let heldSteps = 0;
+    for (let ms = 0; ms < 1_000; ms += STEP_MS) {
+      if (!held) pace.wrote(2 * MIB);
+      if (held) heldSteps++;
+      clock.advance(STEP_MS);
+      for (let turn = 0; turn < 4; turn++) await Promise.resolve();
+    }
+    heldSeconds.push(heldSteps > 0);
+  }
+  expect(heldSeconds[4]).toBe(true);
+  expect(heldSeconds[8]).toBe(true);
+  expect(heldSeconds.slice(12)).not.toContain(true);
 });
 
 test("a large request is owed for a moment, not for as long as it would take", async () => {
