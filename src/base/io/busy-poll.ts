@@ -4,7 +4,8 @@
  * waits. Asking pays only when the last waits were shorter than a window, so that the next one probably is too: an idle
  * loop sleeps. Of those that are not idle, a loop with time to spare asks. A busy one may gain by it, because those who
  * have work for it need not wake it, or lose, because it takes the core from those it waits for and lets no events
- * gather; which of the two depends on who else has work, so it finds out: see `Comparison`.
+ * gather; which of the two depends on who else has work, so it finds out: see `Comparison`. Where neither is found to
+ * be better, a loop that others wait for asks, since it is woken in the midst of their requests, and another sleeps.
  *
  * Pure: the loop tells how its waits and turns went.
  */
@@ -23,7 +24,7 @@ const DECAY = 31 / 32;
 const SPELL_MS = 16;
 /** Spells of a comparison: pairs of one asking and one sleeping. */
 const SPELL_COUNT = 16;
-/** In so many of the eight pairs more must be received while asking, so that one long turn decides nothing. */
+/** In so many of the eight pairs more must be received one way, so that one long turn decides nothing. */
 const BETTER_PAIRS_MIN = 6;
 /** And so much more in all. */
 const GAIN_MIN = 1.02;
@@ -35,6 +36,11 @@ export class BusyPoll {
   #workedMs = 0;
   #waitedMs = 0;
   readonly #comparison = new Comparison();
+
+  /** In doubt: ask. For a loop that serves others, which wait for its answers. */
+  preferAsking(): void {
+    this.#comparison.preferAsking();
+  }
 
   /** How long to ask before sleeping, in ms; 0: sleep at once. */
   get windowMs(): number {
@@ -80,6 +86,11 @@ class Comparison {
   /** Bytes a ms of each spell. */
   readonly #rates = new Float64Array(SPELL_COUNT);
   #finding = false;
+  #prefersAsking = false;
+
+  preferAsking(): void {
+    this.#prefersAsking = true;
+  }
 
   get asks(): boolean {
     return this.#spell < SPELL_COUNT ? isAskingSpell(this.#spell) : this.#finding;
@@ -99,15 +110,18 @@ class Comparison {
   }
 
   #judge(): boolean {
-    let [better, asking, sleeping] = [0, 0, 0];
+    let [better, worse, asking, sleeping] = [0, 0, 0, 0];
     for (let first = 0; first < SPELL_COUNT; first += 2) {
       const [one, other] = [this.#rates[first] as number, this.#rates[first + 1] as number];
       const [ask, sleep] = isAskingSpell(first) ? [one, other] : [other, one];
       if (ask > sleep) better++;
+      else if (ask < sleep) worse++;
       asking += ask;
       sleeping += sleep;
     }
-    return better >= BETTER_PAIRS_MIN && asking > GAIN_MIN * sleeping;
+    return this.#prefersAsking
+      ? !(worse >= BETTER_PAIRS_MIN && sleeping > GAIN_MIN * asking)
+      : better >= BETTER_PAIRS_MIN && asking > GAIN_MIN * sleeping;
   }
 }
 

@@ -158,11 +158,12 @@ export class EventLoop implements Clock, TurnScheduler {
   }
 
   /**
-   * For a loop that serves others on the same machine: lets them keep the core while they have more for it, as long as
-   * that pays. To be called on its thread.
+   * For a loop that serves others: lets those on the same machine keep the core while they have more for it, as long as
+   * that pays, and asks before it sleeps, unless that is found not to pay. To be called on its thread.
    */
   standBack(): void {
     this.#threadPolicy ??= new ThreadPolicy();
+    this.#poll.preferAsking();
   }
 
   /** A handler waited so long in the kernel: time in which the loop neither worked nor was free. */

@@ -64,6 +64,19 @@ test("a busy loop asks where it receives more that way, and lets its events gath
   }
 });
 
+test("a loop that others wait for asks, unless it receives less that way", () => {
+  for (const [asking, sleeping, share] of [
+    [110, 100, 1],
+    [100, 100, 1],
+    [90, 100, 0],
+  ] as const) {
+    const poll = new BusyPoll();
+    poll.preferAsking();
+    expect(busySecond(poll, asking, sleeping)).toBeWithin(0.1, 0.9);
+    expect(busySecond(poll, asking, sleeping)).toBe(share);
+  }
+});
+
 test("one long turn now and then decides nothing", () => {
   for (const [asking, isBetter] of [
     [100, false],
