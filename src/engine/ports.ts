@@ -146,6 +146,14 @@ export interface BlockListing {
   readonly suspect: boolean;
 }
 
+/** A block met by a walk: one object for all of them, valid during the call. `keepListing` makes one that stays. */
+export type ListingVisitor = (listing: BlockListing) => void;
+
+export function keepListing({ ref, lengthBytes, headerCrc, suspect }: BlockListing): BlockListing {
+  const { kind, volumeId, epoch, index } = ref;
+  return { ref: { kind, volumeId, epoch, index }, lengthBytes, headerCrc, suspect };
+}
+
 export interface ListRequest {
   /** Opaque; undefined starts. A listing that spans changes may miss or repeat blocks put meanwhile, never older ones. */
   readonly cursor?: string;
@@ -161,13 +169,20 @@ export interface ListReply {
 
 export interface ConfirmRequest {
   readonly refs: readonly BlockRef[];
-  /** R8: the answer counts only when the peer is at this very ring version. */
+  /** R8: the answer counts only when the peer is at this very ring version; or LOOK_UP. */
   readonly ringVersion: number;
 }
 
+/**
+ * In place of a ring version (which are counted up from 0 and never get as far): what does the peer's index say? That
+ * confirms nothing, reads nothing and is answered at any version; by a peer that does not know the question as by one
+ * at another version: unavailable.
+ */
+export const LOOK_UP = Number.MAX_SAFE_INTEGER;
+
 export interface ConfirmReply extends PeerIdentity {
   readonly ringVersion: number;
-  /** Per ref: ok (read and checked now), notFound or corrupt. */
+  /** Per ref: ok (read and checked now, or looked up: durable and not known to be bad), notFound, corrupt or unavailable. */
   readonly statuses: readonly StorageStatus[];
 }
 
@@ -185,6 +200,8 @@ export interface StorageService {
   read(request: ServiceRead): void;
   fence(request: FenceRequest): Promise<FenceReply>;
   list(request: ListRequest): Promise<ListReply>;
+  /** Local use only: a listing that makes no object a block, for looks at all of them. Returns the reply's cursor. */
+  walk(request: ListRequest, visit: ListingVisitor): string | undefined;
   confirm(request: ConfirmRequest): Promise<ConfirmReply>;
   statistics(): Promise<PeerStatistics>;
   /** Local use only (collection, rebalance drop): never offered on the wire. */
@@ -205,7 +222,10 @@ export interface RecordCheck {
 }
 
 /** What is offered on the wire. */
-export type WireStorageService = Omit<StorageService, "deleteBlocks" | "adoptRingVersion" | "checkRecords">;
+export type WireStorageService = Omit<
+  StorageService,
+  "walk" | "deleteBlocks" | "adoptRingVersion" | "checkRecords"
+>;
 
 // ---------------------------------------------------------------------------------------------------------------
 // How a client or peer reaches other peers: implemented by net (adp, Connect) and the simulator.

@@ -37,7 +37,7 @@ export function copyCount(spec: RingSpec): number {
 export function parseRingSpec(value: unknown): RingSpec {
   if (typeof value !== "object" || value === null || Array.isArray(value)) throw bad("it is not an object");
   const { version, type, replication, members, payload } = value as Record<string, unknown>;
-  if (!isInteger(version, 1, Number.MAX_SAFE_INTEGER)) throw bad(`version is ${show(version)}`);
+  if (!isInteger(version, 1, Number.MAX_SAFE_INTEGER - 1)) throw bad(`version is ${show(version)}`);
   if (!RING_TYPES.includes(type as RingType))
     throw bad(`type is ${show(type)}, not one of ${RING_TYPES.join(", ")}`);
   if (!isInteger(replication, 1, REPLICATION_MAX))

@@ -10,6 +10,7 @@ import {
   type ConfirmRequest,
   type FenceReply,
   type FenceRequest,
+  type ListingVisitor,
   type ListReply,
   type ListRequest,
   type PeerIdentity,
@@ -87,6 +88,12 @@ export class MemoryService implements StorageService {
   }
 
   async list(request: ListRequest): Promise<ListReply> {
+    const blocks: BlockListing[] = [];
+    const cursor = this.walk(request, (listing) => void blocks.push(listing));
+    return cursor === undefined ? { blocks } : { blocks, cursor };
+  }
+
+  walk(request: ListRequest, visit: ListingVisitor): string | undefined {
     const all: BlockListing[] = [...this.blocks.values()]
       .filter(({ ref }) => request.volumeId === undefined || ref.volumeId === request.volumeId)
       .map(({ ref, lengthBytes, headerCrc }) => ({
@@ -97,7 +104,8 @@ export class MemoryService implements StorageService {
       }));
     const start = Number(request.cursor ?? 0);
     const end = start + request.limit;
-    return { blocks: all.slice(start, end), ...(end < all.length ? { cursor: String(end) } : {}) };
+    for (const listing of all.slice(start, end)) visit(listing);
+    return end < all.length ? String(end) : undefined;
   }
 
   async confirm(request: ConfirmRequest): Promise<ConfirmReply> {

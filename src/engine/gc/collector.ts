@@ -13,6 +13,7 @@ import {
   BlockAccess,
   BlockAges,
   BlockSet,
+  isSameLog,
   type LogKey,
   type UpkeepPorts,
   walkLocalBlocks,
@@ -72,7 +73,13 @@ const UNCHANGED_MS_MAX = 600_000;
 interface Held {
   readonly blocks: BlockSet;
   count: number;
-  readonly bytesOfLog: Map<string, { bytes: number; count: number }>;
+  readonly tallies: LogTally[];
+}
+
+interface LogTally {
+  readonly key: LogKey;
+  bytes: number;
+  count: number;
 }
 
 interface Kept {
@@ -208,17 +215,15 @@ export class GarbageCollector {
   }
 
   private async list(signal: AbortSignal): Promise<Held> {
-    const held: Held = { blocks: new BlockSet(), count: 0, bytesOfLog: new Map() };
-    await walkLocalBlocks(this.ports, signal, (blocks) => {
-      for (const { ref, lengthBytes } of blocks) {
-        held.blocks.add(ref);
-        held.count++;
-        const name = logName(ref);
-        const log = held.bytesOfLog.get(name) ?? { bytes: 0, count: 0 };
-        log.bytes += lengthBytes;
-        log.count++;
-        held.bytesOfLog.set(name, log);
-      }
+    const held: Held = { blocks: new BlockSet(), count: 0, tallies: [] };
+    // Blocks in a row are mostly of one log.
+    let tally: LogTally | undefined;
+    await walkLocalBlocks(this.ports, signal, ({ ref, lengthBytes }) => {
+      held.blocks.add(ref);
+      held.count++;
+      if (tally === undefined || !isSameLog(tally.key, ref)) tally = tallyOf(held, ref);
+      tally.bytes += lengthBytes;
+      tally.count++;
     });
     return held;
   }
@@ -291,21 +296,21 @@ export class GarbageCollector {
   ): Promise<void> {
     for (const key of keys) {
       const waits = hasGrace && key.kind === BlockKind.inode;
-      const youngFrom = this.youngFrom(ages, key);
-      const dead: BlockRef[] = [];
-      held.blocks.forEachMissing(key, referenced, youngFrom, (ref) => {
-        if (!waits || this.condemned.mayGo(ref)) dead.push(ref);
-      });
-      if (dead.length === 0) continue;
-      this.state = "deleting";
-      const log = held.bytesOfLog.get(logName(key));
-      const bytesEach = log === undefined ? 0 : log.bytes / log.count;
-      for (let start = 0; start < dead.length; start += DELETE_BATCH) {
+      const { bytes, count } = tallyOf(held, key);
+      let batch: BlockRef[] = [];
+      const deleteBatch = async () => {
         signal.throwIfAborted();
-        const batch = dead.slice(start, start + DELETE_BATCH);
+        this.state = "deleting";
         await this.ports.local.deleteBlocks(batch);
-        this.count(batch.length, Math.round(batch.length * bytesEach));
+        this.count(batch.length, Math.round((batch.length * bytes) / count));
+        batch = [];
+      };
+      for (const ref of held.blocks.missing(key, referenced, this.youngFrom(ages, key))) {
+        if (waits && !this.condemned.mayGo(ref)) continue;
+        batch.push(ref);
+        if (batch.length === DELETE_BATCH) await deleteBatch();
       }
+      if (batch.length > 0) await deleteBatch();
       this.state = "reading";
     }
   }
@@ -364,8 +369,14 @@ function lineagesOf(view: CollectionView): Map<VolumeId, CollectionVolume[]> {
   return lineages;
 }
 
-function logName({ kind, volumeId, epoch }: LogKey): string {
-  return `${kind} ${volumeId} ${epoch}`;
+function tallyOf({ tallies }: Held, { kind, volumeId, epoch }: LogKey): LogTally {
+  const key = { kind, volumeId, epoch };
+  let tally = tallies.find((known) => isSameLog(known.key, key));
+  if (tally === undefined) {
+    tally = { key, bytes: 0, count: 0 };
+    tallies.push(tally);
+  }
+  return tally;
 }
 
 /** What decides about blocks, as text: equal text, nothing new is dead. */

@@ -13,8 +13,10 @@ import {
   type ConfirmRequest,
   type FenceReply,
   type FenceRequest,
+  type ListingVisitor,
   type ListReply,
   type ListRequest,
+  LOOK_UP,
   type PeerIdentity,
   type RecordCheck,
   type PeerStatistics,
@@ -29,8 +31,10 @@ import { PeerError } from "./errors";
 /** Blocks one listing may ask for, and names one confirmation may hold. */
 const LIST_LIMIT_MAX = 65_536;
 const CONFIRM_REFS_MAX = 65_536;
-/** Deletes handed to the store at once. */
-const DELETE_BATCH = 1024;
+const LOOK_UPS_A_TURN = 256;
+/** Deletes handed to the store in one turn, and such that may be on their way to the disk together. */
+const DELETE_BATCH = 64;
+const DELETE_BATCHES_MAX = 16;
 /** Of a log, asked for what they tell of the head. */
 const NEWEST_BLOCKS_MAX = 4;
 
@@ -149,6 +153,11 @@ export class PeerService implements StorageService {
     return this.#store.list({ ...request, limit });
   }
 
+  walk(request: ListRequest, visit: ListingVisitor): string | undefined {
+    this.#requireStore("list blocks");
+    return this.#store.walk(request, visit);
+  }
+
   /** Reads and checks each copy from the disk, one a turn, so that reads and puts go on between. */
   async confirm(request: ConfirmRequest): Promise<ConfirmReply> {
     this.#requireStore("confirm blocks");
@@ -158,7 +167,12 @@ export class PeerService implements StorageService {
         `Cannot confirm ${request.refs.length} blocks at once: the most is ${CONFIRM_REFS_MAX}`,
       );
     const statuses: StorageStatus[] = [];
-    if (request.ringVersion === this.#store.ringVersion)
+    if (request.ringVersion === LOOK_UP)
+      for (const [at, ref] of request.refs.entries()) {
+        statuses.push(this.#store.lookUp(ref));
+        if (at % LOOK_UPS_A_TURN === LOOK_UPS_A_TURN - 1) await sleep(this.#clock, 0);
+      }
+    else if (request.ringVersion === this.#store.ringVersion)
       for (const ref of request.refs) {
         statuses.push(this.#store.verify(ref));
         await sleep(this.#clock, 0);
@@ -175,11 +189,18 @@ export class PeerService implements StorageService {
   }
 
   async deleteBlocks(refs: readonly BlockRef[]): Promise<void> {
+    const underWay: Promise<StorageStatus>[] = [];
+    const settle = async () => {
+      for (const status of await Promise.all(underWay.splice(0)))
+        if (status !== StorageStatus.ok) throw this.#unavailable("delete blocks");
+    };
     for (let start = 0; start < refs.length; start += DELETE_BATCH) {
+      if (start > 0) await sleep(this.#clock, 0);
       const batch = refs.slice(start, start + DELETE_BATCH);
-      const status = await this.#completed((done) => this.#store.delete(batch, done));
-      if (status !== StorageStatus.ok) throw this.#unavailable("delete blocks");
+      underWay.push(this.#completed((done) => this.#store.delete(batch, done)));
+      if (underWay.length === DELETE_BATCHES_MAX) await settle();
     }
+    await settle();
   }
 
   async adoptRingVersion(version: number): Promise<void> {

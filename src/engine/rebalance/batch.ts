@@ -11,8 +11,6 @@ import { type BlockListing, type PeerTransport, StorageStatus } from "../ports";
 import { type BlockAccess, type BlockAges, forEachLimited, type LocalPeer, type Pacer } from "../upkeep";
 import type { DesiredPeers, PeerKnowledge } from "./targets";
 
-/** Questions under way at once; each is a header of about a kilobyte. */
-const QUESTIONS_MAX = 32;
 /** Whole blocks in memory at once. */
 const SENDS_MAX = 4;
 
@@ -102,19 +100,27 @@ function makeCase(context: BatchContext, listing: BlockListing): BlockCase {
 }
 
 async function askHolders(context: BatchContext, cases: readonly BlockCase[]): Promise<void> {
-  const questions = cases.flatMap((block) =>
-    block.peers.flatMap((peer, position) => {
-      if (peer === context.self) {
+  const questions = new Map<PeerId, { readonly block: BlockCase; readonly position: number }[]>();
+  for (const block of cases)
+    for (const [position, peer] of block.peers.entries())
+      if (peer === context.self)
         block.statuses[position] = block.listing.suspect ? StorageStatus.corrupt : StorageStatus.ok;
-        return [];
+      else if (context.knowledge.isLive(peer)) {
+        const asked = questions.get(peer);
+        if (asked === undefined) questions.set(peer, [{ block, position }]);
+        else asked.push({ block, position });
       }
-      return context.knowledge.isLive(peer) ? [{ block, peer, position }] : [];
-    }),
-  );
-  await forEachLimited(questions, QUESTIONS_MAX, async ({ block, peer, position }) => {
-    context.signal.throwIfAborted();
-    block.statuses[position] = await context.access.ask(peer, block.listing.ref);
-  });
+  const askPeer = async (peer: PeerId) => {
+    const asked = questions.get(peer) ?? [];
+    const statuses = await context.access.askMany(
+      peer,
+      asked.map(({ block }) => block.listing.ref),
+    );
+    for (const [at, { block, position }] of asked.entries())
+      block.statuses[position] = statuses[at] as StorageStatus;
+  };
+  context.signal.throwIfAborted();
+  await Promise.all([...questions.keys()].map(askPeer));
 }
 
 function isPlaced({ knowledge, self }: BatchContext, { peers, statuses }: BlockCase): boolean {

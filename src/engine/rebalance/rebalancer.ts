@@ -5,7 +5,7 @@
  * the same as when everything was settled costs one table look-up.
  */
 import type { BlockRef } from "../../base";
-import type { BlockListing } from "../ports";
+import { type BlockListing, keepListing } from "../ports";
 import {
   BlockAccess,
   BlockAges,
@@ -211,17 +211,16 @@ export class Rebalancer {
   private async survey(selector: BlockSelector, signal: AbortSignal): Promise<void> {
     let [held, surplus, surplusLeft, left, leftBytes] = [0, 0, 0, 0, 0];
     this.isExpecting = false;
-    await walkLocalBlocks(this.ports, signal, (blocks) => {
-      for (const { ref, lengthBytes } of blocks) {
-        const { isMine, mustLook } = selector.select(ref);
-        if (this.memory.see(ref)) this.isExpecting = true;
-        held++;
-        if (!isMine) surplus++;
-        if (!mustLook) continue;
-        left++;
-        if (!isMine) surplusLeft++;
-        leftBytes += lengthBytes;
-      }
+    await walkLocalBlocks(this.ports, signal, ({ ref, lengthBytes }) => {
+      const mustLook = selector.select(ref);
+      const { isMine } = selector;
+      if (this.memory.see(ref)) this.isExpecting = true;
+      held++;
+      if (!isMine) surplus++;
+      if (!mustLook) return;
+      left++;
+      if (!isMine) surplusLeft++;
+      leftBytes += lengthBytes;
     });
     this.blocksHeld = held;
     this.blocksSurplus = surplus;
@@ -257,19 +256,21 @@ export class Rebalancer {
       },
       onPlaced: (ref) => this.memory.markPlaced(ref),
     };
-    let batch: BlockListing[] = [];
-    const process = async () => {
-      await this.processCounted(context, batch, outcome);
-      batch = [];
+    const found: BlockListing[] = [];
+    const process = async (countMin: number) => {
+      while (found.length >= countMin)
+        await this.processCounted(context, found.splice(0, BATCH_BLOCKS), outcome);
     };
-    await walkLocalBlocks(this.ports, signal, async (blocks) => {
-      for (const listing of blocks) {
-        if (!selector.select(listing.ref).mustLook || context.ages.isDeleted(listing.ref.volumeId)) continue;
-        batch.push(listing);
-        if (batch.length === BATCH_BLOCKS) await process();
-      }
-    });
-    if (batch.length > 0) await process();
+    await walkLocalBlocks(
+      this.ports,
+      signal,
+      (listing) => {
+        if (selector.select(listing.ref) && !context.ages.isDeleted(listing.ref.volumeId))
+          found.push(keepListing(listing));
+      },
+      () => process(BATCH_BLOCKS),
+    );
+    await process(1);
   }
 
   private async processCounted(

@@ -126,15 +126,12 @@ export class PlacementMemory {
   }
 }
 
-export interface Selection {
-  /** This peer should hold it. */
-  readonly isMine: boolean;
-  readonly mustLook: boolean;
-}
-
+/** Asked about every block that is here, again and again: it makes no objects. */
 export class BlockSelector {
   private readonly now: PeerId[] = [];
   private readonly before: PeerId[] = [];
+  /** Of the block selected last: this peer should hold it. */
+  isMine = false;
 
   constructor(
     private readonly self: PeerId,
@@ -145,20 +142,31 @@ export class BlockSelector {
     private readonly memory: PlacementMemory,
   ) {}
 
-  select(ref: BlockRef): Selection {
+  /** Returns whether the block must be looked at. */
+  select(ref: BlockRef): boolean {
     const { now, before, self, knowledge } = this;
     this.desired.of(ref, now);
-    const isMine = now.includes(self);
-    if (!isMine && !this.desired.isShort && now.every((peer) => knowledge.isLive(peer)))
-      return { isMine, mustLook: true };
-    if (now.some((peer) => peer !== self && knowledge.isOpen(peer))) return { isMine, mustLook: true };
-    const hasOthers = now.some((peer) => peer !== self && knowledge.isLive(peer));
-    if (this.settled === undefined || this.memory.isDue(ref)) return { isMine, mustLook: hasOthers };
-    if (this.settled === this.desired) return { isMine, mustLook: false };
+    this.isMine = now.includes(self);
+    if (!this.isMine && !this.desired.isShort && this.areAllLive()) return true;
+    if (this.isAnyOtherOpen()) return true;
+    if (this.settled === undefined || this.memory.isDue(ref)) return this.isAnyOtherLive();
+    if (this.settled === this.desired) return false;
     this.settled.of(ref, before);
-    return {
-      isMine,
-      mustLook: now.some((peer) => !before.includes(peer) && peer !== self && knowledge.isLive(peer)),
-    };
+    return now.some((peer) => !before.includes(peer) && peer !== self && knowledge.isLive(peer));
+  }
+
+  private areAllLive(): boolean {
+    for (const peer of this.now) if (!this.knowledge.isLive(peer)) return false;
+    return true;
+  }
+
+  private isAnyOtherOpen(): boolean {
+    for (const peer of this.now) if (peer !== this.self && this.knowledge.isOpen(peer)) return true;
+    return false;
+  }
+
+  private isAnyOtherLive(): boolean {
+    for (const peer of this.now) if (peer !== this.self && this.knowledge.isLive(peer)) return true;
+    return false;
   }
 }

@@ -7,9 +7,17 @@
  * A bad copy that could not be mended is looked at again every half minute: the peer with a good copy may have come
  * back, or the block was dead (which only a collection finds out) and has been taken away.
  */
-import { type BlockRef, formatBlockRef, sleep } from "../../base";
-import { type BlockListing, StorageStatus } from "../ports";
-import { BlockAccess, BlockAges, Pacer, UpkeepError, type UpkeepPorts, WorkerLoop } from "../upkeep";
+import { type BlockRef, formatBlockRef } from "../../base";
+import { type BlockListing, keepListing, StorageStatus } from "../ports";
+import {
+  BlockAccess,
+  BlockAges,
+  Pacer,
+  UpkeepError,
+  type UpkeepPorts,
+  walkLocalBlocks,
+  WorkerLoop,
+} from "../upkeep";
 import {
   decodeProgress,
   encodeProgress,
@@ -50,7 +58,6 @@ export interface ScrubStatus {
 
 /** Blocks checked by one call: small, so that reads and writes of clients go on between. */
 const CHECK_BLOCKS_MAX = 8;
-const LIST_BLOCKS = 256;
 const SAVE_MS = 10_000;
 const UNREPAIRED_MAX = 100;
 /** Tries of a check that fell between two ring versions. */
@@ -211,25 +218,19 @@ export class Scrubber {
   }
 
   private async scrubPart(part: number, parts: number, signal: AbortSignal): Promise<void> {
-    const { local, clock } = this.ports;
-    let due: BlockListing[] = [];
-    let cursor: string | undefined;
-    do {
-      const page = await local.list(
-        cursor === undefined ? { limit: LIST_BLOCKS } : { limit: LIST_BLOCKS, cursor },
-      );
-      for (const listing of page.blocks) {
-        if (partOf(listing.ref, parts) !== part) continue;
-        due.push(listing);
-        if (due.length < CHECK_BLOCKS_MAX) continue;
-        await this.check(due, signal);
-        due = [];
-      }
-      cursor = page.cursor;
-      // Clients are served by this very thread.
-      await sleep(clock, 0, signal);
-    } while (cursor !== undefined);
-    if (due.length > 0) await this.check(due, signal);
+    const due: BlockListing[] = [];
+    const check = async (countMin: number) => {
+      while (due.length >= countMin) await this.check(due.splice(0, CHECK_BLOCKS_MAX), signal);
+    };
+    await walkLocalBlocks(
+      this.ports,
+      signal,
+      (listing) => {
+        if (partOf(listing.ref, parts) === part) due.push(keepListing(listing));
+      },
+      () => check(CHECK_BLOCKS_MAX),
+    );
+    await check(1);
   }
 
   private noteChecked(): void {

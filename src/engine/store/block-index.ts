@@ -11,6 +11,7 @@
  * while any row, linked or not, names it.
  */
 import { assert, BlockKind, type BlockRef, type Epoch, type VolumeId } from "../../base";
+import type { MutableRef } from "./block-bytes";
 
 export const NO_SLOT = 0;
 
@@ -178,6 +179,14 @@ export class BlockIndex {
   refOf(slot: number): BlockRef {
     const log = this.logOf(slot);
     return { kind: log.kind, volumeId: log.volumeId, epoch: log.epoch, index: this.indexOf(slot) };
+  }
+
+  refInto(slot: number, ref: MutableRef): void {
+    const log = this.logOf(slot);
+    ref.kind = log.kind;
+    ref.volumeId = log.volumeId;
+    ref.epoch = log.epoch;
+    ref.index = this.indexOf(slot);
   }
 
   /** The slot of a linked block, or NO_SLOT. */

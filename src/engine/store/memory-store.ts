@@ -18,7 +18,7 @@ import {
 } from "../../base";
 import { BlockFault, BlockVerifier, PAGE_BYTES } from "../block";
 import {
-  type BlockListing,
+  type ListingVisitor,
   type ListReply,
   type ListRequest,
   type RecordCheck,
@@ -28,6 +28,7 @@ import {
   type TailBlock,
 } from "../ports";
 import { headerCrcAt, MutableRef } from "./block-bytes";
+import { listByWalk } from "./listing";
 import type { BlockStore, StoreStatistics } from "./store";
 
 interface StoredBlock {
@@ -143,6 +144,12 @@ export class MemoryStore implements BlockStore {
     return this.#blocks.has(formatBlockRef(ref));
   }
 
+  lookUp(ref: BlockRef): StorageStatus {
+    const held = this.#blocks.get(formatBlockRef(ref));
+    if (held === undefined) return StorageStatus.notFound;
+    return held.isSuspect ? StorageStatus.corrupt : StorageStatus.ok;
+  }
+
   verify(ref: BlockRef): StorageStatus {
     const held = this.#blocks.get(formatBlockRef(ref));
     if (held === undefined) return StorageStatus.notFound;
@@ -163,18 +170,22 @@ export class MemoryStore implements BlockStore {
   }
 
   list(request: ListRequest): ListReply {
+    return listByWalk(this, request);
+  }
+
+  walk(request: ListRequest, visit: ListingVisitor): string | undefined {
     const after = request.cursor === undefined ? 0 : Number(request.cursor);
-    const blocks: BlockListing[] = [];
-    let last = 0;
+    let [count, last] = [0, 0];
     for (const held of [...this.#blocks.values()].sort((a, b) => a.order - b.order)) {
       if (held.order <= after) continue;
       if (request.volumeId !== undefined && held.ref.volumeId !== request.volumeId) continue;
-      if (blocks.length === request.limit) return { blocks, cursor: String(last) };
+      if (count === request.limit) return String(last);
       const { ref, lengthBytes, headerCrc, isSuspect } = held;
-      blocks.push({ ref, lengthBytes, headerCrc, suspect: isSuspect });
+      count++;
       last = held.order;
+      visit({ ref, lengthBytes, headerCrc, suspect: isSuspect });
     }
-    return { blocks };
+    return undefined;
   }
 
   tail(kind: BlockKind, volumeId: VolumeId, epoch: number, afterIndex: number): TailBlock[] {

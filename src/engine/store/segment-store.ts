@@ -28,6 +28,7 @@ import {
 } from "../../base";
 import { BlockFault, PAGE_BYTES } from "../block";
 import {
+  type ListingVisitor,
   type ListReply,
   type ListRequest,
   type RecordCheck,
@@ -42,6 +43,7 @@ import { type BlockIndex, NO_SLOT, PINS_MAX, RowFlag } from "./block-index";
 import { CHECKPOINT_SCRATCH_BYTES, CheckpointRun } from "./checkpoint";
 import { BLOCK_EXTENTS_MAX, METADATA_PAGE_BYTES, segmentFileName, segmentGeometry } from "./layout";
 import { Lending } from "./lending";
+import { listByWalk, ListingRow } from "./listing";
 import type { RowBytes } from "./row-bytes";
 import { CHECK_STEP_BYTES, SegmentCheck } from "./segment-check";
 import { createSegmentFile, entriesFor, Segment, type StoreContext } from "./segment";
@@ -49,8 +51,8 @@ import { SpaceMap } from "./space-map";
 import type { StateLog } from "./state-log";
 import type { BlockStore, StoreStatistics } from "./store";
 
-/** Rows looked at by one `list` call, so that a filtered listing never holds the loop for long. */
-const LIST_ROWS_MAX = 65_536;
+/** Rows looked at by one `walk` call, so that a filtered listing never holds the loop for long. */
+const LIST_ROWS_MAX = 16_384;
 /** Segments tried for one put before it is refused. */
 const ACTIVATIONS_MAX = 4;
 /** Part of the space that only INode blocks may take: without it a full volume could not even record a trim. */
@@ -151,6 +153,7 @@ export class SegmentStore implements BlockStore {
   readonly #lending: Lending;
 
   readonly #ref = new MutableRef();
+  readonly #listing = new ListingRow();
   readonly #extentScratch = new Uint32Array(2 * BLOCK_EXTENTS_MAX);
   readonly #pageScratch: NativeBuffer;
   #checkpointScratch: NativeBuffer | undefined;
@@ -977,6 +980,15 @@ export class SegmentStore implements BlockStore {
     return this.#index.find(ref) !== NO_SLOT;
   }
 
+  lookUp(ref: BlockRef): StorageStatus {
+    if (this.#isStopped) return StorageStatus.unavailable;
+    const slot = this.#index.find(ref);
+    if (slot === NO_SLOT) return StorageStatus.notFound;
+    const flags = this.#index.flagsOf(slot);
+    if ((flags & RowFlag.suspect) !== 0) return StorageStatus.corrupt;
+    return (flags & RowFlag.durable) === 0 ? StorageStatus.unavailable : StorageStatus.ok;
+  }
+
   verify(ref: BlockRef): StorageStatus {
     if (this.#isStopped) return StorageStatus.unavailable;
     const slot = this.#index.find(ref);
@@ -991,25 +1003,29 @@ export class SegmentStore implements BlockStore {
   // Listings
 
   list(request: ListRequest): ListReply {
+    return listByWalk(this, request);
+  }
+
+  walk(request: ListRequest, visit: ListingVisitor): string | undefined {
     const index = this.#index;
+    const listing = this.#listing;
     const end = index.slotEnd;
     const from = this.#parseCursor(request.cursor);
     const stop = Math.min(end, from + LIST_ROWS_MAX);
-    const blocks: ListReply["blocks"][number][] = [];
     let slot = from;
-    for (; slot < stop && blocks.length < request.limit; slot += 1) {
+    for (let count = 0; slot < stop && count < request.limit; slot += 1) {
       if (!index.isRow(slot)) continue;
       const flags = index.flagsOf(slot);
       if ((flags & RowFlag.linked) === 0 || (flags & RowFlag.durable) === 0) continue;
       if (request.volumeId !== undefined && index.logOf(slot).volumeId !== request.volumeId) continue;
-      blocks.push({
-        ref: index.refOf(slot),
-        lengthBytes: index.lengthOf(slot),
-        headerCrc: index.headerCrcOf(slot),
-        suspect: (flags & RowFlag.suspect) !== 0,
-      });
+      index.refInto(slot, listing.ref);
+      listing.lengthBytes = index.lengthOf(slot);
+      listing.headerCrc = index.headerCrcOf(slot);
+      listing.suspect = (flags & RowFlag.suspect) !== 0;
+      count += 1;
+      visit(listing);
     }
-    return slot < end ? { blocks, cursor: `${this.bootCount}:${slot}` } : { blocks };
+    return slot < end ? `${this.bootCount}:${slot}` : undefined;
   }
 
   /** Rows are numbered anew at every start: a cursor of an earlier one begins again rather than miss blocks. */

@@ -8,6 +8,7 @@
  */
 import type { BlockKind, BlockRef, ClusterId, Epoch, Incarnation, PeerId, VolumeId } from "../../base";
 import type {
+  ListingVisitor,
   ListReply,
   ListRequest,
   RecordCheck,
@@ -53,11 +54,15 @@ export interface BlockStore {
   /** Lends the slots, or the header, verified; a copy that fails becomes suspect and answers corrupt. */
   read(request: ServiceRead): void;
   has(ref: BlockRef): boolean;
+  /** By the index alone: ok when durable and not suspect, notFound, corrupt (suspect), unavailable (on its way to the disk). */
+  lookUp(ref: BlockRef): StorageStatus;
   /** Reads and checks the whole copy from the disk: ok, notFound or corrupt (then marked suspect). */
   verify(ref: BlockRef): StorageStatus;
   /** Forgets blocks at once; `done` runs when that is durable. Their space is reused later, when no reader has it. */
   delete(refs: readonly BlockRef[], done: (status: StorageStatus) => void): void;
   list(request: ListRequest): ListReply;
+  /** As `list`, without an object a block; returns the cursor. */
+  walk(request: ListRequest, visit: ListingVisitor): string | undefined;
   /** Blocks of one epoch above an index, in index order. */
   tail(kind: BlockKind, volumeId: VolumeId, epoch: number, afterIndex: number): TailBlock[];
 

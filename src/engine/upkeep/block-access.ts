@@ -6,13 +6,20 @@ import type { AllocateBuffer, BlockRef, Clock, NativeBuffer, PeerId } from "../.
 import { blockBufferBytes, HEADER_BYTES_MAX } from "../block";
 import { PeerHealth } from "../distributor";
 import type { NodeReader } from "../inode";
-import { type PeerTransport, type StorageService, StorageStatus, type VolumeRegistry } from "../ports";
+import {
+  LOOK_UP,
+  type PeerTransport,
+  type StorageService,
+  StorageStatus,
+  type VolumeRegistry,
+} from "../ports";
 import { BlockReader, ClusterFollower, newVolumeStatistics, PeerNodeReader } from "../volume";
+import { forEachLimited } from "./concurrency";
 
-/** What background work asks of the peer it belongs to; a StorageService is one, and so is a proxy to its thread. */
+/** What background work asks of the peer it belongs to, on its thread; a StorageService is one. */
 export type LocalPeer = Pick<
   StorageService,
-  "identity" | "list" | "confirm" | "statistics" | "deleteBlocks" | "adoptRingVersion" | "checkRecords"
+  "identity" | "walk" | "confirm" | "statistics" | "deleteBlocks" | "adoptRingVersion" | "checkRecords"
 >;
 
 /** What background work asks of the metadata. */
@@ -34,6 +41,8 @@ export interface WholeBlock {
 }
 
 const HEADER_BUFFERS_MAX = 64;
+/** Questions about single blocks under way at once; each is a header of about a kilobyte. */
+const QUESTIONS_MAX = 32;
 
 export class BlockAccess {
   readonly cluster: ClusterFollower;
@@ -71,6 +80,29 @@ export class BlockAccess {
     const status = await this.reader.readHeader(ref, buffer, 0, peer);
     if (this.headerBuffers.length < HEADER_BUFFERS_MAX) this.headerBuffers.push(buffer);
     return status;
+  }
+
+  /**
+   * As `ask`, many blocks in one message, by the peer's index, which knows what is durable there and not what rotted
+   * since: scrub finds that. Where the index does not say, the header is asked for.
+   */
+  async askMany(peer: PeerId, refs: readonly BlockRef[]): Promise<StorageStatus[]> {
+    const statuses = await this.lookUp(peer, refs);
+    const open = refs.map((_, at) => at).filter((at) => statuses[at] === StorageStatus.unavailable);
+    await forEachLimited(open, QUESTIONS_MAX, async (at) => {
+      statuses[at] = await this.ask(peer, refs[at] as BlockRef);
+    });
+    return statuses;
+  }
+
+  private async lookUp(peer: PeerId, refs: readonly BlockRef[]): Promise<StorageStatus[]> {
+    try {
+      const reply = await this.ports.transport.confirm(peer, { refs, ringVersion: LOOK_UP });
+      if (reply.peerId === peer && reply.statuses.length === refs.length) return [...reply.statuses];
+    } catch {
+      // It cannot be asked now.
+    }
+    return refs.map(() => StorageStatus.unreachable);
   }
 
   /**

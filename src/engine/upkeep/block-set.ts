@@ -16,6 +16,10 @@ export interface LogKey {
   readonly epoch: number;
 }
 
+export function isSameLog(a: LogKey, b: LogKey): boolean {
+  return a.epoch === b.epoch && a.volumeId === b.volumeId && a.kind === b.kind;
+}
+
 type Chunks = Map<number, Uint32Array>;
 
 interface Log {
@@ -26,6 +30,8 @@ interface Log {
 export class BlockSet {
   private readonly logs = new Map<string, Log>();
   private chunkCount = 0;
+  /** The last one that was found: blocks in a row are mostly of one log. */
+  private lastLog: Log | undefined;
 
   get memoryBytes(): number {
     return this.chunkCount * CHUNK_BYTES + this.logs.size * 256;
@@ -48,12 +54,12 @@ export class BlockSet {
   }
 
   delete(ref: BlockRef): void {
-    const chunk = this.logs.get(logName(ref))?.chunks.get(Math.floor(ref.index / CHUNK_BITS));
+    const chunk = this.find(ref)?.chunks.get(Math.floor(ref.index / CHUNK_BITS));
     if (chunk !== undefined) chunk[(ref.index % CHUNK_BITS) >>> 5]! &= ~(1 << (ref.index & 31));
   }
 
   has(ref: BlockRef): boolean {
-    const chunk = this.logs.get(logName(ref))?.chunks.get(Math.floor(ref.index / CHUNK_BITS));
+    const chunk = this.find(ref)?.chunks.get(Math.floor(ref.index / CHUNK_BITS));
     return (
       chunk !== undefined &&
       ((chunk[(ref.index % CHUNK_BITS) >>> 5] as number) & (1 << (ref.index & 31))) !== 0
@@ -65,38 +71,39 @@ export class BlockSet {
     return [...this.logs.values()].map((log) => log.key);
   }
 
-  /** Calls `visit` for every block of a log that is in none of `others`, below `endIndex`, in chunks' order. */
-  forEachMissing(
-    key: LogKey,
-    others: readonly BlockSet[],
-    endIndex: number,
-    visit: (ref: BlockRef) => void,
-  ): void {
-    const name = logName(key);
-    const own = this.logs.get(name);
+  /** Every block of a log that is in none of `others`, below `endIndex`, in chunks' order; none of them may change meanwhile. */
+  *missing(key: LogKey, others: readonly BlockSet[], endIndex: number): Generator<BlockRef> {
+    const own = this.find(key);
     if (own === undefined) return;
-    const theirs = others.flatMap((other) => other.logs.get(name)?.chunks ?? []);
+    const theirs = others.flatMap((other) => other.find(key)?.chunks ?? []);
     const [volumeId, epoch] = [asVolumeId(key.volumeId), asEpoch(key.epoch)];
-    for (const [chunkIndex, words] of own.chunks)
+    for (const [chunkIndex, words] of own.chunks) {
+      const present = theirs.flatMap((chunks) => chunks.get(chunkIndex) ?? []);
       for (let word = 0; word < CHUNK_WORDS; word++) {
         let left = words[word] as number;
-        for (const chunks of theirs) {
-          if (left === 0) break;
-          left &= ~(chunks.get(chunkIndex)?.[word] ?? 0);
-        }
+        for (const other of present) left &= ~(other[word] as number);
         for (; left !== 0; left &= left - 1) {
           const index = chunkIndex * CHUNK_BITS + word * 32 + (31 - Math.clz32(left & -left));
-          if (index < endIndex) visit({ kind: key.kind, volumeId, epoch, index });
+          if (index < endIndex) yield { kind: key.kind, volumeId, epoch, index };
         }
       }
+    }
+  }
+
+  private find(key: LogKey): Log | undefined {
+    const { lastLog } = this;
+    if (lastLog !== undefined && isSameLog(lastLog.key, key)) return lastLog;
+    const log = this.logs.get(logName(key));
+    if (log !== undefined) this.lastLog = log;
+    return log;
   }
 
   private chunk(ref: BlockRef): Uint32Array {
-    const name = logName(ref);
-    let log = this.logs.get(name);
+    let log = this.find(ref);
     if (log === undefined) {
       log = { key: { kind: ref.kind, volumeId: ref.volumeId, epoch: ref.epoch }, chunks: new Map() };
-      this.logs.set(name, log);
+      this.logs.set(logName(ref), log);
+      this.lastLog = log;
     }
     const chunkIndex = Math.floor(ref.index / CHUNK_BITS);
     let chunk = log.chunks.get(chunkIndex);

@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { asEpoch, asVolumeId, type ClusterId, heapBuffer } from "../../../../src/base";
 import { makeBlockSealer, PAGE_BYTES, type SealedBlock } from "../../../../src/engine/block";
 import { PeerError, PeerService } from "../../../../src/engine/peer";
-import { StorageStatus } from "../../../../src/engine/ports";
+import { LOOK_UP, StorageStatus } from "../../../../src/engine/ports";
 import { openSegmentStore, type SegmentStore } from "../../../../src/engine/store";
 import { SimulatedDisk } from "../../../sim/simulated-disk";
 import { SeededRandom } from "../../../support/seeded-random";
@@ -295,6 +295,42 @@ describe("PeerService: confirm, list, delete, ring", () => {
     const stale = await loop.settle(service.confirm({ refs, ringVersion: 3 }));
     expect(stale.ringVersion).toBe(4);
     expect(stale.statuses.every((status) => status === StorageStatus.unavailable)).toBe(true);
+  });
+
+  test("a look-up answers at any ring version, by the index: rot shows once it was found", async () => {
+    const { loop, disk, store, service, put } = await makeBench();
+    const blocks = [1, 2, 3].map((index) => dataBlock(dataRef(1, 1, index), 2));
+    for (const block of blocks) put(block);
+    await loop.settle(service.adoptRingVersion(4));
+    const target = blocks[1] as SealedBlock;
+    const file = Buffer.from(disk.bytesOf("blocks-00000"));
+    const at = file.indexOf(Buffer.from(target.buffer.bytes.subarray(target.offset, target.offset + 100)));
+    disk.flipBit("blocks-00000", at + target.headerBytes + PAGE_BYTES + 3);
+    const refs = [...blocks.map(({ ref }) => ref), dataRef(1, 1, 9)];
+    const lookUp = async () => (await loop.settle(service.confirm({ refs, ringVersion: LOOK_UP }))).statuses;
+    const { ok, corrupt, notFound } = StorageStatus;
+    expect(await lookUp()).toEqual([ok, ok, ok, notFound]);
+    store.verify(target.ref);
+    expect(await lookUp()).toEqual([ok, corrupt, ok, notFound]);
+  });
+
+  test("a look-up takes a block on its way to the disk for no copy", async () => {
+    const { loop, store, service } = await makeBench();
+    const block = dataBlock(dataRef(1, 1, 1), 2);
+    const { buffer, offset, lengthBytes, ref } = block;
+    let isDone = false;
+    service.put({ buffer, offset, lengthBytes, writerEpoch: 1, done: () => (isDone = true) });
+    expect([isDone, store.lookUp(ref)]).toEqual([false, StorageStatus.unavailable]);
+    loop.run();
+    expect([isDone, store.lookUp(ref)]).toEqual([true, StorageStatus.ok]);
+  });
+
+  test("many deletes at once leave nothing behind, and answer when all are durable", async () => {
+    const { loop, service, put } = await makeBench();
+    const blocks = Array.from({ length: 300 }, (_, index) => dataBlock(dataRef(1, 1, index + 1), 1));
+    for (const block of blocks) put(block);
+    await loop.settle(service.deleteBlocks(blocks.slice(1).map(({ ref }) => ref)));
+    expect((await loop.settle(service.list({ limit: 1000 }))).blocks.length).toBe(1);
   });
 
   test("deleteBlocks, list and statistics agree", async () => {

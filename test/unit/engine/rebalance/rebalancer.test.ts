@@ -295,6 +295,39 @@ describe("Rebalancer", () => {
     await scene.stop();
   });
 
+  test("asks about new blocks many at once, and about each where a peer knows no such question", async () => {
+    const harness = new Harness(2, 2);
+    const scene = await Scene.with(harness, 300);
+    const [first, second] = harness.peers as [HarnessPeer, HarnessPeer];
+    const { transports } = harness;
+    const counts = (peer: HarnessPeer) => {
+      const { readCount = 0, confirmCount = 0 } = transports.get(peer.peerId) ?? {};
+      return { readCount, confirmCount };
+    };
+    const writeMore = async (from: number) => {
+      for (let index = from; index < from + 300; index++) {
+        scene.refs.push(dataRef(1, 5, index));
+        // One in ten lacks its second copy.
+        await harness.write(scene.refs.at(-1) as BlockRef, index % 10 === 0 ? [first] : harness.peers);
+      }
+    };
+    scene.start(first);
+    await harness.time.advance(60_000);
+    const [before, putBefore] = [counts(first), scene.bytesPut];
+    await writeMore(301);
+    await harness.time.advance(60_000);
+    // To send a block, its header and its pages are read here.
+    expect(counts(first).readCount - before.readCount).toBe(2 * 30);
+    expect(counts(first).confirmCount - before.confirmCount).toBeWithin(3, 8);
+    second.isOld = true;
+    await writeMore(601);
+    await harness.time.advance(60_000);
+    expect(counts(first).readCount - before.readCount).toBeGreaterThanOrEqual(2 * 30 + 300 + 2 * 30);
+    expect(harness.misplaced(scene.refs)).toEqual([]);
+    expect(scene.bytesPut - putBefore).toBe(60 * BLOCK_BYTES);
+    await scene.stop();
+  });
+
   test("makes no copies of what is known to be dead", async () => {
     const harness = new Harness(3, 2);
     const dead = new Set<string>();

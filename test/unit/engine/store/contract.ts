@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { asEpoch, asVolumeId, BlockKind, type BlockRef } from "../../../../src/base";
 import { readCheck, blockSeed, PAGE_BYTES } from "../../../../src/engine/block";
-import { isStored, StorageStatus } from "../../../../src/engine/ports";
+import { type BlockListing, isStored, keepListing, StorageStatus } from "../../../../src/engine/ports";
 import type { BlockStore } from "../../../../src/engine/store";
 import {
   dataBlock,
@@ -258,6 +258,35 @@ export function storeContract(name: string, make: MakeStore): void {
         expect(walk()).toEqual(expected.sort());
         expect(walk(2)).toEqual(expected.filter((name) => name.startsWith("2/")));
         expect(walk(9)).toEqual([]);
+      }));
+
+    test("a walk shows what a listing lists", () =>
+      withStore(8 * MIB, async (store) => {
+        for (let index = 1; index <= 20; index += 1)
+          await put(store, dataBlock(dataRef(1 + (index % 3), 2, index), 1 + (index % 4)));
+        const listed = store.list({ limit: 100 }).blocks;
+        const kept: BlockListing[] = [];
+        let cursor: string | undefined;
+        do {
+          cursor = store.walk({ limit: 6, ...(cursor === undefined ? {} : { cursor }) }, (listing) => {
+            kept.push(keepListing(listing));
+          });
+        } while (cursor !== undefined);
+        expect(kept).toEqual([...listed]);
+        expect(kept.length).toBe(20);
+      }));
+
+    test("a look-up tells what is there and durable", () =>
+      withStore(8 * MIB, async (store) => {
+        const ref = dataRef(1, 2, 3);
+        expect(store.lookUp(ref)).toBe(StorageStatus.notFound);
+        await put(store, dataBlock(ref, 1));
+        expect(store.lookUp(ref)).toBe(StorageStatus.ok);
+        expect(store.lookUp(dataRef(1, 2, 4))).toBe(StorageStatus.notFound);
+        await remove(store, [ref]);
+        expect(store.lookUp(ref)).toBe(StorageStatus.notFound);
+        await store.close();
+        expect(store.lookUp(ref)).not.toBe(StorageStatus.ok);
       }));
 
     test("a full store refuses, loses nothing, and takes blocks again once some are deleted", () =>

@@ -29,6 +29,7 @@ import {
   type CollectionView,
   type CollectionVolume,
   type ListRequest,
+  LOOK_UP,
   type OutgoingPut,
   type OutgoingRead,
   type PeerTransport,
@@ -58,6 +59,8 @@ export class HarnessPeer {
   down = false;
   /** Puts are refused with out-of-space. */
   full = false;
+  /** Of a version that knows no look-ups: to it they are confirmations at another ring version. */
+  isOld = false;
 
   constructor(
     readonly peerId: PeerId,
@@ -169,7 +172,11 @@ export class HarnessTransport implements PeerTransport {
     request: Parameters<PeerTransport["confirm"]>[1],
   ): ReturnType<PeerTransport["confirm"]> {
     this.confirmCount++;
-    return this.ask(to, (peer) => peer.service.confirm(request));
+    return this.ask(to, (peer) =>
+      peer.service.confirm(
+        peer.isOld && request.ringVersion === LOOK_UP ? { ...request, ringVersion: LOOK_UP - 1 } : request,
+      ),
+    );
   }
 
   statistics(to: PeerId): ReturnType<PeerTransport["statistics"]> {
