@@ -11,9 +11,12 @@
 import type { Clock, Timer } from "../../base";
 
 /** Room for fewer seconds of writing than this is worth work, and a look every now and then. */
-const PRESSED_S = 8;
-/** What is left has to last so long: about what dead space takes to come back. */
-const HORIZON_S = 3;
+const PRESSED_S = 4;
+/**
+ * At the pace of the moment what is left lasts so long. The pace falls with it, so it never ends: after the two seconds
+ * that dead space takes to come back, a quarter is there still. With twice as much 1 MiB writes were half as fast.
+ */
+const HORIZON_S = 1.5;
 /** A writer of less than so many times what is never paced is not worth a question. */
 const LOOK_PART = 2;
 const LOOK_MS = 250;
