@@ -38,6 +38,19 @@ export function sleep(clock: Clock, delayMs: number, signal?: AbortSignal): Prom
   });
 }
 
+/** What `answer` resolves with, or undefined when it takes longer than `ms`: it is then left to itself. */
+export async function within<T>(clock: Clock, ms: number, answer: Promise<T>): Promise<T | undefined> {
+  let timer: Timer | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    timer = clock.schedule(ms, () => resolve(undefined));
+  });
+  try {
+    return await Promise.race([answer, late]);
+  } finally {
+    timer?.cancel();
+  }
+}
+
 /**
  * The end of the current turn of the event loop: work that serves everything a turn brought (one sync for all
  * puts, one send for all replies) is queued here and runs once. The simulator runs it after each event.

@@ -1,6 +1,6 @@
 export { AssertionError, assert, type ExitCode, TorusError, type TorusErrorOptions } from "./errors";
 export { type AllocateBuffer, heapBuffer, type NativeBuffer } from "./buffer";
-export { type Clock, type Random, sleep, type Timer, type TurnScheduler } from "./clock";
+export { type Clock, type Random, sleep, type Timer, type TurnScheduler, within } from "./clock";
 export {
   type Disk,
   type DiskEntry,

@@ -4,7 +4,7 @@
  * is one that others have overtaken, until a read that tries it again is answered in time. All of it is a hint about
  * order and waiting: nothing here decides what counts as durable.
  */
-import type { Clock, Incarnation, PeerId, Timer } from "../../base";
+import { type Clock, type Incarnation, type PeerId, type Timer, within } from "../../base";
 import { type PeerTransport, StorageStatus } from "../ports";
 import { isLowOnSpace } from "../space";
 
@@ -220,15 +220,9 @@ export class PeerHealth {
 
   async #askOne(peer: PeerId, state: PeerState): Promise<void> {
     if (state.suspect || this.#closed) return;
-    let timer: Timer | undefined;
-    const tooLate = new Promise<void>((resolve) => {
-      timer = this.#clock.schedule(ANSWER_MS, () => {
-        if (!this.#closed) this.failed(peer, false);
-        resolve();
-      });
-    });
-    await Promise.race([this.#probeOne(peer, state), tooLate]);
-    timer?.cancel();
+    const answer = this.#probeOne(peer, state).then(() => true);
+    const isInTime = await within(this.#clock, ANSWER_MS, answer);
+    if (isInTime === undefined && !this.#closed) this.failed(peer, false);
   }
 
   /** Asks the suspect peers whose time has come. */

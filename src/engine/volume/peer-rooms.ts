@@ -1,5 +1,5 @@
 /** Asks peers how much they take before they are nearly full. */
-import type { Clock, PeerId, Timer } from "../../base";
+import { type Clock, type PeerId, within } from "../../base";
 import type { PeerTransport } from "../ports";
 import { roomUntilLow } from "../space";
 
@@ -16,13 +16,10 @@ export async function askForRooms(
   return answers.filter((room) => room !== undefined);
 }
 
-async function askForRoom(clock: Clock, transport: PeerTransport, peer: PeerId): Promise<number | undefined> {
-  let timer: Timer | undefined;
-  const tooLate = new Promise<undefined>((resolve) => {
-    timer = clock.schedule(ANSWER_MS, () => resolve(undefined));
-  });
-  const answer = transport.statistics(peer).then(roomUntilLow, () => undefined);
-  const room = await Promise.race([answer, tooLate]);
-  timer?.cancel();
-  return room;
+function askForRoom(clock: Clock, transport: PeerTransport, peer: PeerId): Promise<number | undefined> {
+  return within(
+    clock,
+    ANSWER_MS,
+    transport.statistics(peer).then(roomUntilLow, () => undefined),
+  );
 }

@@ -6,7 +6,7 @@
  *
  * Structurally a BlockDevice of blockdev/device.ts, which the engine does not import; statuses are its numbers.
  */
-import { type NativeBuffer, type Timer, TorusError } from "../../base";
+import { type NativeBuffer, type Timer, TorusError, within } from "../../base";
 import { PAGE_BYTES } from "../block";
 import type { DistributorError, DistributorListener } from "../distributor";
 import type { LogSet } from "../head";
@@ -637,23 +637,22 @@ export class Volume implements DistributorListener {
     let reason = this.#failure?.message;
     if (this.#state === "open") {
       this.#state = "closing";
-      let timer: Timer | undefined;
-      const deadline = new Promise<never>((_, reject) => {
-        timer = ports.clock.schedule(deadlineMs, () =>
-          reject(
-            new VolumeError("deadline", `Cannot detach volume "${this.name}" within ${deadlineMs / 1000} s`),
-          ),
-        );
-      });
       try {
-        await Promise.race([this.#detach(), deadline]);
+        const isDetached = await within(
+          ports.clock,
+          deadlineMs,
+          this.#detach().then(() => true),
+        );
+        if (isDetached === undefined)
+          throw new VolumeError(
+            "deadline",
+            `Cannot detach volume "${this.name}" within ${deadlineMs / 1000} s`,
+          );
         this.#finishClosing();
         return { clean: true, reason: undefined };
       } catch (error) {
         reason = messageOf(error);
         this.#event("warning", `volume ${this.name} ends without a clean detach: ${reason}`);
-      } finally {
-        timer?.cancel();
       }
     }
     this.#finishClosing();

@@ -177,7 +177,9 @@ export class WritePath {
   /** New data that comes from now on waits (true); false lets go what waited, even if it must wait for room yet. */
   setPaced(paced: boolean): void {
     this.#paced = paced;
-    if (!paced) for (const request of this.#waiting) request.isLetGo = true;
+    if (!paced)
+      for (let at = this.#waitingHead; at < this.#waiting.length; at++)
+        (this.#waiting[at] as WriteRequest).isLetGo = true;
     this.onRoom();
   }
 

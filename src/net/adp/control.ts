@@ -11,7 +11,7 @@
  *   |                    | header CRC u32, flags u8)                                                        |
  *   | list request       | limit u32, volume u64 (0: all), cursor text                                      |
  *   | list reply         | cursor text, count u32, count x (ref 24, length u32, header CRC u32, flags u8)   |
- *   | confirm request    | ring version u64, count u32, count x ref                                         |
+ *   | confirm request    | ring version u64 (2^53 - 1: a look-up), count u32, count x ref                   |
  *   | confirm reply      | identity, ring version u64, count u32, count x status u8                         |
  *   | statistics request | nothing                                                                          |
  *   | statistics reply   | identity, capacity u64, used u64, blocks u64, suspects u64, ring version u64     |

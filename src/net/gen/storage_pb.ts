@@ -523,6 +523,8 @@ export type ConfirmBlocksRequest = Message<"torus.storage.v2.ConfirmBlocksReques
   refs: Uint8Array[];
 
   /**
+   * The answer counts only when the peer is at this version; 2^53 - 1 asks what its index says, which confirms nothing.
+   *
    * @generated from field: uint64 ring_version = 3;
    */
   ringVersion: bigint;
