@@ -175,14 +175,15 @@ export interface ConfirmRequest {
 
 /**
  * In place of a ring version (which are counted up from 0 and never get as far): what does the peer's index say? That
- * confirms nothing, reads nothing and is answered at any version; by a peer that does not know the question as by one
- * at another version: unavailable.
+ * confirms nothing, reads nothing and is answered at any version, with this in place of the peer's own. A peer that does
+ * not know the question answers as one at another version does.
  */
 export const LOOK_UP = Number.MAX_SAFE_INTEGER;
 
 export interface ConfirmReply extends PeerIdentity {
+  /** The peer's; LOOK_UP when that was asked. */
   readonly ringVersion: number;
-  /** Per ref: ok (read and checked now, or looked up: durable and not known to be bad), notFound, corrupt or unavailable. */
+  /** Per ref: ok (durable, and read and checked now unless looked up), notFound, corrupt, unavailable (not durable yet). */
   readonly statuses: readonly StorageStatus[];
 }
 

@@ -119,6 +119,8 @@ class Comparison {
       asking += ask;
       sleeping += sleep;
     }
+    // Nothing came: this is no work of others.
+    if (asking + sleeping === 0) return false;
     return this.#prefersAsking
       ? !(worse >= BETTER_PAIRS_MIN && sleeping > GAIN_MIN * asking)
       : better >= BETTER_PAIRS_MIN && asking > GAIN_MIN * sleeping;

@@ -73,7 +73,7 @@ const UNCHANGED_MS_MAX = 600_000;
 interface Held {
   readonly blocks: BlockSet;
   count: number;
-  readonly tallies: LogTally[];
+  readonly tallies: Map<string, LogTally>;
 }
 
 interface LogTally {
@@ -215,7 +215,7 @@ export class GarbageCollector {
   }
 
   private async list(signal: AbortSignal): Promise<Held> {
-    const held: Held = { blocks: new BlockSet(), count: 0, tallies: [] };
+    const held: Held = { blocks: new BlockSet(), count: 0, tallies: new Map() };
     // Blocks in a row are mostly of one log.
     let tally: LogTally | undefined;
     await walkLocalBlocks(this.ports, signal, ({ ref, lengthBytes }) => {
@@ -370,11 +370,11 @@ function lineagesOf(view: CollectionView): Map<VolumeId, CollectionVolume[]> {
 }
 
 function tallyOf({ tallies }: Held, { kind, volumeId, epoch }: LogKey): LogTally {
-  const key = { kind, volumeId, epoch };
-  let tally = tallies.find((known) => isSameLog(known.key, key));
+  const name = `${kind} ${volumeId} ${epoch}`;
+  let tally = tallies.get(name);
   if (tally === undefined) {
-    tally = { key, bytes: 0, count: 0 };
-    tallies.push(tally);
+    tally = { key: { kind, volumeId, epoch }, bytes: 0, count: 0 };
+    tallies.set(name, tally);
   }
   return tally;
 }

@@ -32,9 +32,12 @@ import { PeerError } from "./errors";
 const LIST_LIMIT_MAX = 65_536;
 const CONFIRM_REFS_MAX = 65_536;
 const LOOK_UPS_A_TURN = 256;
-/** Deletes handed to the store in one turn, and such that may be on their way to the disk together. */
-const DELETE_BATCH = 64;
-const DELETE_BATCHES_MAX = 16;
+/**
+ * Deletes handed to the store in one turn: a whole batch of a rebalance, which drops at one ring version (R8). And how
+ * many such may be on their way to the disk together.
+ */
+const DELETE_BATCH = 128;
+const DELETE_BATCHES_MAX = 8;
 /** Of a log, asked for what they tell of the head. */
 const NEWEST_BLOCKS_MAX = 4;
 
@@ -166,13 +169,9 @@ export class PeerService implements StorageService {
         "too-large",
         `Cannot confirm ${request.refs.length} blocks at once: the most is ${CONFIRM_REFS_MAX}`,
       );
+    if (request.ringVersion === LOOK_UP) return this.#lookUp(request.refs);
     const statuses: StorageStatus[] = [];
-    if (request.ringVersion === LOOK_UP)
-      for (const [at, ref] of request.refs.entries()) {
-        statuses.push(this.#store.lookUp(ref));
-        if (at % LOOK_UPS_A_TURN === LOOK_UPS_A_TURN - 1) await sleep(this.#clock, 0);
-      }
-    else if (request.ringVersion === this.#store.ringVersion)
+    if (request.ringVersion === this.#store.ringVersion)
       for (const ref of request.refs) {
         statuses.push(this.#store.verify(ref));
         await sleep(this.#clock, 0);
@@ -180,6 +179,15 @@ export class PeerService implements StorageService {
     // At another version nothing is confirmed: the asker sees the version, and a status that helps nobody (R8).
     else for (const _ of request.refs) statuses.push(StorageStatus.unavailable);
     return { ...this.identity, ringVersion: this.#store.ringVersion, statuses };
+  }
+
+  async #lookUp(refs: readonly BlockRef[]): Promise<ConfirmReply> {
+    const statuses: StorageStatus[] = [];
+    for (const [at, ref] of refs.entries()) {
+      statuses.push(this.#store.lookUp(ref));
+      if (at % LOOK_UPS_A_TURN === LOOK_UPS_A_TURN - 1) await sleep(this.#clock, 0);
+    }
+    return { ...this.identity, ringVersion: LOOK_UP, statuses };
   }
 
   async statistics(): Promise<PeerStatistics> {
@@ -197,7 +205,10 @@ export class PeerService implements StorageService {
     for (let start = 0; start < refs.length; start += DELETE_BATCH) {
       if (start > 0) await sleep(this.#clock, 0);
       const batch = refs.slice(start, start + DELETE_BATCH);
-      underWay.push(this.#completed((done) => this.#store.delete(batch, done)));
+      const part = this.#completed((done) => this.#store.delete(batch, done));
+      // Looked at in `settle`, which may be some turns away.
+      part.catch(() => undefined);
+      underWay.push(part);
       if (underWay.length === DELETE_BATCHES_MAX) await settle();
     }
     await settle();

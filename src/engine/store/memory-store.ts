@@ -145,6 +145,7 @@ export class MemoryStore implements BlockStore {
   }
 
   lookUp(ref: BlockRef): StorageStatus {
+    if (this.#isClosed) return StorageStatus.unavailable;
     const held = this.#blocks.get(formatBlockRef(ref));
     if (held === undefined) return StorageStatus.notFound;
     return held.isSuspect ? StorageStatus.corrupt : StorageStatus.ok;

@@ -993,7 +993,10 @@ export class SegmentStore implements BlockStore {
     if (this.#isStopped) return StorageStatus.unavailable;
     const slot = this.#index.find(ref);
     if (slot === NO_SLOT) return StorageStatus.notFound;
-    if ((this.#index.flagsOf(slot) & RowFlag.suspect) !== 0) return StorageStatus.corrupt;
+    const flags = this.#index.flagsOf(slot);
+    if ((flags & RowFlag.suspect) !== 0) return StorageStatus.corrupt;
+    // Its sync may fail yet, or the power: nobody may drop a copy because of this one (R8).
+    if ((flags & RowFlag.durable) === 0) return StorageStatus.unavailable;
     if (this.#isIntact(slot)) return StorageStatus.ok;
     this.#markSuspect(slot);
     return StorageStatus.corrupt;

@@ -56,7 +56,7 @@ export interface BlockStore {
   has(ref: BlockRef): boolean;
   /** By the index alone: ok when durable and not suspect, notFound, corrupt (suspect), unavailable (on its way to the disk). */
   lookUp(ref: BlockRef): StorageStatus;
-  /** Reads and checks the whole copy from the disk: ok, notFound or corrupt (then marked suspect). */
+  /** Reads and checks the whole copy from the disk: ok, notFound, corrupt (then marked suspect) or unavailable (not durable). */
   verify(ref: BlockRef): StorageStatus;
   /** Forgets blocks at once; `done` runs when that is durable. Their space is reused later, when no reader has it. */
   delete(refs: readonly BlockRef[], done: (status: StorageStatus) => void): void;

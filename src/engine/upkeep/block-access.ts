@@ -2,11 +2,19 @@
  * How background work reaches blocks: it reads and sends like a client, through the transport (whose shortcut serves
  * the local peer), and lists and deletes at the local peer only.
  */
-import type { AllocateBuffer, BlockRef, Clock, NativeBuffer, PeerId } from "../../base";
+import {
+  type AllocateBuffer,
+  type BlockRef,
+  type Clock,
+  type NativeBuffer,
+  type PeerId,
+  within,
+} from "../../base";
 import { blockBufferBytes, HEADER_BYTES_MAX } from "../block";
 import { PeerHealth } from "../distributor";
 import type { NodeReader } from "../inode";
 import {
+  type ConfirmReply,
   LOOK_UP,
   type PeerTransport,
   type StorageService,
@@ -43,6 +51,8 @@ export interface WholeBlock {
 const HEADER_BUFFERS_MAX = 64;
 /** Questions about single blocks under way at once; each is a header of about a kilobyte. */
 const QUESTIONS_MAX = 32;
+/** A peer that takes longer is out of reach for now: it looks at its memory alone. */
+const LOOK_UP_MS = 2_000;
 
 export class BlockAccess {
   readonly cluster: ClusterFollower;
@@ -84,25 +94,25 @@ export class BlockAccess {
 
   /**
    * As `ask`, many blocks in one message, by the peer's index, which knows what is durable there and not what rotted
-   * since: scrub finds that. Where the index does not say, the header is asked for.
+   * since: scrub finds that. A peer that knows no such question is asked for each header.
    */
-  async askMany(peer: PeerId, refs: readonly BlockRef[]): Promise<StorageStatus[]> {
-    const statuses = await this.lookUp(peer, refs);
-    const open = refs.map((_, at) => at).filter((at) => statuses[at] === StorageStatus.unavailable);
-    await forEachLimited(open, QUESTIONS_MAX, async (at) => {
-      statuses[at] = await this.ask(peer, refs[at] as BlockRef);
+  async askMany(peer: PeerId, refs: readonly BlockRef[]): Promise<readonly StorageStatus[]> {
+    const reply = await this.lookUp(peer, refs);
+    const statuses = refs.map(() => StorageStatus.unreachable as StorageStatus);
+    if (reply?.peerId !== peer || reply.statuses.length !== refs.length) return statuses;
+    if (reply.ringVersion === LOOK_UP) return reply.statuses;
+    await forEachLimited([...refs.entries()], QUESTIONS_MAX, async ([at, ref]) => {
+      statuses[at] = await this.ask(peer, ref);
     });
     return statuses;
   }
 
-  private async lookUp(peer: PeerId, refs: readonly BlockRef[]): Promise<StorageStatus[]> {
-    try {
-      const reply = await this.ports.transport.confirm(peer, { refs, ringVersion: LOOK_UP });
-      if (reply.peerId === peer && reply.statuses.length === refs.length) return [...reply.statuses];
-    } catch {
-      // It cannot be asked now.
-    }
-    return refs.map(() => StorageStatus.unreachable);
+  /** Undefined when it cannot be asked now. */
+  private lookUp(peer: PeerId, refs: readonly BlockRef[]): Promise<ConfirmReply | undefined> {
+    const { clock, transport } = this.ports;
+    return within(clock, LOOK_UP_MS, transport.confirm(peer, { refs, ringVersion: LOOK_UP })).catch(
+      () => undefined,
+    );
   }
 
   /**

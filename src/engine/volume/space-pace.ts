@@ -11,12 +11,21 @@
 import type { Clock, Timer } from "../../base";
 
 /** Room for fewer seconds of writing than this is worth work, and a look every now and then. */
-const PRESSED_S = 4;
+const PRESSED_S = 8;
 /**
- * At the pace of the moment what is left lasts so long. The pace falls with it, so it never ends: after the two seconds
- * that dead space takes to come back, a quarter is there still. With twice as much 1 MiB writes were half as fast.
+ * At the pace of the moment what is left lasts so long; the pace falls with it, so it does not end. A writer that has the
+ * pool for itself and sees space come back needs less of what is left, and is held up less.
  */
-const HORIZON_S = 1.5;
+const HORIZON_S = 3;
+const HORIZON_S_QUICK = 1.5;
+/** Space that came back is seen over so long, counts for so long, and is at least so much of what was written. */
+const COMPARE_MS = 1_000;
+const BACK_MS = 3_000;
+const BACK_PART = 0.25;
+/** What is written and not yet at the peers, or was and is now. */
+const UNDER_WAY_BYTES = 16 * 1024 * 1024;
+/** Others who take much are remembered for so long: what comes back may hide what they take. */
+const CROWDED_MS = 30_000;
 /** A writer of less than so many times what is never paced is not worth a question. */
 const LOOK_PART = 2;
 const LOOK_MS = 250;
@@ -56,6 +65,11 @@ export class SpacePace {
   #askedBytes = 0;
   #answeredMs = 0;
   #room = 0;
+  /** An answer of a second ago and more, with what had been written then. */
+  #before: { readonly ms: number; readonly room: number; readonly written: number } | undefined;
+  /** When space was last seen to come back, and when others were last seen to take some. */
+  #backMs = Number.NEGATIVE_INFINITY;
+  #crowdedMs = Number.NEGATIVE_INFINITY;
   /** Bytes a second that the writer would like to write. */
   #demand = 0;
   /** Within the second that is measured. */
@@ -112,6 +126,7 @@ export class SpacePace {
       this.#answeredMs = answeredMs;
       this.#room = room;
       this.#askedBytes = written;
+      this.#compare(answeredMs);
       this.#judge();
     });
   }
@@ -135,6 +150,25 @@ export class SpacePace {
     this.#windowBytes = this.#written;
   }
 
+  #compare(nowMs: number): void {
+    const before = this.#before;
+    if (before !== undefined && nowMs - before.ms < COMPARE_MS) return;
+    this.#before = { ms: nowMs, room: this.#room, written: this.#askedBytes };
+    if (before === undefined) return;
+    const own = this.#askedBytes - before.written;
+    const enough = Math.max(BACK_PART * own, UNDER_WAY_BYTES);
+    // Less what others took.
+    const back = this.#room - before.room + own;
+    if (back > enough) this.#backMs = nowMs;
+    else if (back < -enough) this.#crowdedMs = nowMs;
+  }
+
+  get #horizonS(): number {
+    const nowMs = this.ports.clock.nowMs();
+    const isQuick = nowMs - this.#backMs <= BACK_MS && nowMs - this.#crowdedMs > CROWDED_MS;
+    return isQuick ? HORIZON_S_QUICK : HORIZON_S;
+  }
+
   #judge(): void {
     if (this.#room >= this.#demand * PRESSED_S) return this.#end();
     this.ports.tighten();
@@ -156,7 +190,7 @@ export class SpacePace {
   #pace(): void {
     const nowMs = this.ports.clock.nowMs();
     const left = Math.max(0, this.#room - (this.#written - this.#askedBytes));
-    const bytesAMs = Math.max(this.bytesPerSecondMin, left / HORIZON_S) / 1_000;
+    const bytesAMs = Math.max(this.bytesPerSecondMin, left / this.#horizonS) / 1_000;
     this.#allowance = Math.max(this.#allowance, -OWED_MS * bytesAMs) + (nowMs - this.#pacedMs) * bytesAMs;
     this.#allowance = Math.min(this.#allowance, SAVED_MS * bytesAMs);
     this.#pacedMs = nowMs;

@@ -479,8 +479,8 @@ export const MUTANTS: readonly Mutant[] = [
     rule: "R8",
     plan: "two rings, two copies",
     file: "src/engine/peer/peer-service.ts",
-    find: "    else if (request.ringVersion === this.#store.ringVersion)",
-    replace: "    else if (request.ringVersion >= 0)",
+    find: "    if (request.ringVersion === this.#store.ringVersion)",
+    replace: "    if (request.ringVersion >= 0)",
     also: {
       file: "src/engine/rebalance/batch.ts",
       find: "    if (reply.peerId !== peer || reply.ringVersion !== ringVersion) return [];",

@@ -69,6 +69,7 @@ test("a loop that others wait for asks, unless it receives less that way", () =>
     [110, 100, 1],
     [100, 100, 1],
     [90, 100, 0],
+    [0, 0, 0],
   ] as const) {
     const poll = new BusyPoll();
     poll.preferAsking();

@@ -307,22 +307,27 @@ describe("PeerService: confirm, list, delete, ring", () => {
     const at = file.indexOf(Buffer.from(target.buffer.bytes.subarray(target.offset, target.offset + 100)));
     disk.flipBit("blocks-00000", at + target.headerBytes + PAGE_BYTES + 3);
     const refs = [...blocks.map(({ ref }) => ref), dataRef(1, 1, 9)];
-    const lookUp = async () => (await loop.settle(service.confirm({ refs, ringVersion: LOOK_UP }))).statuses;
+    const lookUp = async () => {
+      const reply = await loop.settle(service.confirm({ refs, ringVersion: LOOK_UP }));
+      expect(reply.ringVersion).toBe(LOOK_UP);
+      return reply.statuses;
+    };
     const { ok, corrupt, notFound } = StorageStatus;
     expect(await lookUp()).toEqual([ok, ok, ok, notFound]);
     store.verify(target.ref);
     expect(await lookUp()).toEqual([ok, corrupt, ok, notFound]);
   });
 
-  test("a look-up takes a block on its way to the disk for no copy", async () => {
+  test("a block on its way to the disk is no copy, neither to a look-up nor to a confirmation", async () => {
     const { loop, store, service } = await makeBench();
     const block = dataBlock(dataRef(1, 1, 1), 2);
     const { buffer, offset, lengthBytes, ref } = block;
     let isDone = false;
     service.put({ buffer, offset, lengthBytes, writerEpoch: 1, done: () => (isDone = true) });
-    expect([isDone, store.lookUp(ref)]).toEqual([false, StorageStatus.unavailable]);
+    const { ok, unavailable } = StorageStatus;
+    expect([isDone, store.lookUp(ref), store.verify(ref)]).toEqual([false, unavailable, unavailable]);
     loop.run();
-    expect([isDone, store.lookUp(ref)]).toEqual([true, StorageStatus.ok]);
+    expect([isDone, store.lookUp(ref), store.verify(ref)]).toEqual([true, ok, ok]);
   });
 
   test("many deletes at once leave nothing behind, and answer when all are durable", async () => {

@@ -615,14 +615,14 @@ describe("a pool that fills", () => {
     return written / MIB / seconds;
   }
 
-  test("slows its writer down to what is left in a second and a half, and lets it close", async () => {
+  test("slows its writer down to what is left in three seconds, and lets it close", async () => {
     const { cluster, client } = await start({ peerCount: 3, sizeBytes: 4 * MIB });
     await cluster.run(cluster.volumes.create("fast", 4 * MIB));
     const volume = await cluster.run(client.open("fast", OPEN));
     expect(await rate(cluster, volume, 2, 3)).toBeGreaterThan(10);
     for (const peer of cluster.peers) peer.roomBytes = 2 * MIB;
     // Three peers, two copies: room for 3 MiB.
-    expect(await rate(cluster, volume, 3, 5)).toBeWithin(1.3, 2.1);
+    expect(await rate(cluster, volume, 3, 5)).toBeWithin(0.6, 1.1);
     expect((await cluster.run(volume.close())).clean).toBe(true);
   }, 30_000);
 

@@ -246,3 +246,105 @@ test("stopping lets go", async () => {
   const { isHeldAfterwards } = await run({ roomMib: 1, writerMib: () => 300, seconds: 3 });
   expect(isHeldAfterwards).toBe(false);
 });
+
+interface Shared {
+  /** Of all together, of the later half, MiB a second. */
+  readonly rate: number;
+  /** MiB. */
+  readonly roomLeast: number;
+  /** Time without any room. */
+  readonly fullMs: number;
+}
+
+/**
+ * Writers that share a pool, of so many MiB a second in all when nothing holds them. What one wrote comes back `backS`
+ * later, at once or with the next collection.
+ */
+async function share(options: {
+  writers: number;
+  roomMib: number;
+  demandMib: number;
+  backS: number;
+  collectEveryS?: number;
+  seconds: number;
+}): Promise<Shared> {
+  const clock = new VirtualClock();
+  const { writers: count, collectEveryS = 0 } = options;
+  let room = options.roomMib * MIB;
+  let [roomLeast, fullMs, later] = [room, 0, 0];
+  const dead: { readonly backAtMs: number; readonly bytes: number }[] = [];
+  const requestBytes = MIB / 16;
+  const writers = Array.from({ length: count }, () => {
+    const writer = { held: false, owed: 0, waiting: 0 };
+    const letGo = () => {
+      if (writer.waiting === 0) return;
+      const bytes = writer.waiting * requestBytes;
+      room -= bytes;
+      if (clock.nowMs() > options.seconds * 500) later += bytes;
+      const backAtMs = clock.nowMs() + 1_000 * options.backS;
+      dead.push({ backAtMs, bytes });
+      writer.waiting = 0;
+    };
+    const pace = new SpacePace(
+      {
+        clock,
+        roomBytes: () => Promise.resolve(Math.max(0, room)),
+        hold: (next) => {
+          writer.held = next;
+          if (!next) letGo();
+        },
+        tighten: () => undefined,
+      },
+      8 * MIB,
+    );
+    return { writer, letGo, pace };
+  });
+  let collectAtMs = 1_000 * collectEveryS;
+  for (let ms = 0; ms < 1_000 * options.seconds; ms += STEP_MS) {
+    if (clock.nowMs() >= collectAtMs) {
+      collectAtMs += 1_000 * collectEveryS;
+      while (dead.length > 0 && (dead[0]?.backAtMs as number) <= clock.nowMs())
+        room += dead.shift()?.bytes as number;
+    }
+    for (const { writer, letGo, pace } of writers) {
+      writer.owed += (options.demandMib * MIB * STEP_MS) / 1_000 / count;
+      while (writer.owed >= requestBytes && writer.waiting < 64) {
+        pace.wrote(requestBytes);
+        writer.owed -= requestBytes;
+        writer.waiting++;
+        if (!writer.held) letGo();
+      }
+      writer.owed = Math.min(writer.owed, 64 * requestBytes);
+      if (ms % 1_000 === 0) pace.look();
+    }
+    roomLeast = Math.min(roomLeast, room);
+    if (room <= 0) fullMs += STEP_MS;
+    clock.advance(STEP_MS);
+    for (let turn = 0; turn < 4; turn++) await Promise.resolve();
+  }
+  for (const { pace } of writers) pace.stop();
+  return { rate: later / MIB / (options.seconds / 2), roomLeast: roomLeast / MIB, fullMs };
+}
+
+test("a writer alone, whose space comes back soon, is not held up much", async () => {
+  const { rate, roomLeast } = await share({
+    writers: 1,
+    roomMib: 2_048,
+    demandMib: 700,
+    backS: 2,
+    seconds: 40,
+  });
+  expect(rate).toBeGreaterThan(500);
+  expect(roomLeast).toBeGreaterThan(400);
+});
+
+test("nor does the room end where collections are ten seconds apart, or writers several", async () => {
+  for (const others of [
+    { writers: 1, backS: 1, collectEveryS: 10 },
+    { writers: 4, backS: 4 },
+  ]) {
+    const { roomLeast, fullMs } = await share({ roomMib: 2_048, demandMib: 700, seconds: 60, ...others });
+    expect([others, fullMs]).toEqual([others, 0]);
+    expect(roomLeast).toBeGreaterThan(0);
+  }
+});
