@@ -7,7 +7,7 @@ const REST_MS = 1_000;
 /** Of the same load, before what is counted: a process just started, or new to a load, has code still to compile. */
 const WARM_UP_SECONDS = 12;
 /** Once for each target, before all cases. */
-const RUN_IN_SECONDS = 12;
+const RUN_IN_SECONDS = 20;
 const KILL_RUN_SECONDS = 20;
 const KILL_AFTER_MS = 5_000;
 

@@ -67,8 +67,9 @@ export class SpacePace {
   #room = 0;
   /** An answer of a second ago and more, with what had been written then. */
   #before: { readonly ms: number; readonly room: number; readonly written: number } | undefined;
-  /** When space was last seen to come back, and when others were last seen to take some. */
-  #backMs = Number.NEGATIVE_INFINITY;
+  /** Written for so long since space was last seen to come back; rests between do not count. */
+  #sinceBackMs = Number.POSITIVE_INFINITY;
+  /** When others were last seen to take some. */
   #crowdedMs = Number.NEGATIVE_INFINITY;
   /** Bytes a second that the writer would like to write. */
   #demand = 0;
@@ -159,13 +160,14 @@ export class SpacePace {
     const enough = Math.max(BACK_PART * own, UNDER_WAY_BYTES);
     // Less what others took.
     const back = this.#room - before.room + own;
-    if (back > enough) this.#backMs = nowMs;
-    else if (back < -enough) this.#crowdedMs = nowMs;
+    if (back > enough) this.#sinceBackMs = 0;
+    else if (own >= UNDER_WAY_BYTES) this.#sinceBackMs += nowMs - before.ms;
+    if (back < -enough) this.#crowdedMs = nowMs;
   }
 
   get #horizonS(): number {
     const nowMs = this.ports.clock.nowMs();
-    const isQuick = nowMs - this.#backMs <= BACK_MS && nowMs - this.#crowdedMs > CROWDED_MS;
+    const isQuick = this.#sinceBackMs <= BACK_MS && nowMs - this.#crowdedMs > CROWDED_MS;
     return isQuick ? HORIZON_S_QUICK : HORIZON_S;
   }
 
@@ -182,6 +184,7 @@ export class SpacePace {
 
   #end(): void {
     this.#isPressed = false;
+    this.#before = undefined;
     this.#timer?.cancel();
     this.#timer = undefined;
     this.#hold(false);

@@ -266,10 +266,12 @@ async function share(options: {
   demandMib: number;
   backS: number;
   collectEveryS?: number;
+  /** They write for so long and rest for as long, by turns. */
+  spellS?: number;
   seconds: number;
 }): Promise<Shared> {
   const clock = new VirtualClock();
-  const { writers: count, collectEveryS = 0 } = options;
+  const { writers: count, collectEveryS = 0, spellS = Number.POSITIVE_INFINITY } = options;
   let room = options.roomMib * MIB;
   let [roomLeast, fullMs, later] = [room, 0, 0];
   const dead: { readonly backAtMs: number; readonly bytes: number }[] = [];
@@ -307,7 +309,8 @@ async function share(options: {
         room += dead.shift()?.bytes as number;
     }
     for (const { writer, letGo, pace } of writers) {
-      writer.owed += (options.demandMib * MIB * STEP_MS) / 1_000 / count;
+      const isResting = Math.floor(ms / 1_000 / spellS) % 2 === 1;
+      if (!isResting) writer.owed += (options.demandMib * MIB * STEP_MS) / 1_000 / count;
       while (writer.owed >= requestBytes && writer.waiting < 64) {
         pace.wrote(requestBytes);
         writer.owed -= requestBytes;
@@ -336,6 +339,19 @@ test("a writer alone, whose space comes back soon, is not held up much", async (
   });
   expect(rate).toBeGreaterThan(500);
   expect(roomLeast).toBeGreaterThan(400);
+});
+
+test("nor is a writer alone that rests now and then", async () => {
+  const { rate } = await share({
+    writers: 1,
+    roomMib: 2_048,
+    demandMib: 700,
+    backS: 1,
+    collectEveryS: 2,
+    spellS: 4,
+    seconds: 80,
+  });
+  expect(rate).toBeGreaterThan(285);
 });
 
 test("nor does the room end where collections are ten seconds apart, or writers several", async () => {
