@@ -990,13 +990,10 @@ export class SegmentStore implements BlockStore {
   }
 
   verify(ref: BlockRef): StorageStatus {
-    if (this.#isStopped) return StorageStatus.unavailable;
+    // One that is not durable: its sync may fail yet, or the power. Nobody may drop a copy because of it (R8).
+    const known = this.lookUp(ref);
+    if (known !== StorageStatus.ok) return known;
     const slot = this.#index.find(ref);
-    if (slot === NO_SLOT) return StorageStatus.notFound;
-    const flags = this.#index.flagsOf(slot);
-    if ((flags & RowFlag.suspect) !== 0) return StorageStatus.corrupt;
-    // Its sync may fail yet, or the power: nobody may drop a copy because of this one (R8).
-    if ((flags & RowFlag.durable) === 0) return StorageStatus.unavailable;
     if (this.#isIntact(slot)) return StorageStatus.ok;
     this.#markSuspect(slot);
     return StorageStatus.corrupt;

@@ -273,6 +273,13 @@ describe("PeerService.fence", () => {
   });
 });
 
+/** Flips a bit in the block's second page. */
+function rot(disk: SimulatedDisk, block: SealedBlock): void {
+  const file = Buffer.from(disk.bytesOf("blocks-00000"));
+  const at = file.indexOf(Buffer.from(block.buffer.bytes.subarray(block.offset, block.offset + 100)));
+  disk.flipBit("blocks-00000", at + block.headerBytes + PAGE_BYTES + 3);
+}
+
 describe("PeerService: confirm, list, delete, ring", () => {
   test("confirm reads every copy and answers only at its own ring version", async () => {
     const { loop, disk, service, put } = await makeBench();
@@ -280,9 +287,7 @@ describe("PeerService: confirm, list, delete, ring", () => {
     for (const block of blocks) put(block);
     await loop.settle(service.adoptRingVersion(4));
     const target = blocks[1] as SealedBlock;
-    const file = Buffer.from(disk.bytesOf("blocks-00000"));
-    const at = file.indexOf(Buffer.from(target.buffer.bytes.subarray(target.offset, target.offset + 100)));
-    disk.flipBit("blocks-00000", at + target.headerBytes + PAGE_BYTES + 3);
+    rot(disk, target);
     const refs = [...blocks.map(({ ref }) => ref), dataRef(1, 1, 9)];
     const reply = await loop.settle(service.confirm({ refs, ringVersion: 4 }));
     expect(reply.ringVersion).toBe(4);
@@ -303,9 +308,7 @@ describe("PeerService: confirm, list, delete, ring", () => {
     for (const block of blocks) put(block);
     await loop.settle(service.adoptRingVersion(4));
     const target = blocks[1] as SealedBlock;
-    const file = Buffer.from(disk.bytesOf("blocks-00000"));
-    const at = file.indexOf(Buffer.from(target.buffer.bytes.subarray(target.offset, target.offset + 100)));
-    disk.flipBit("blocks-00000", at + target.headerBytes + PAGE_BYTES + 3);
+    rot(disk, target);
     const refs = [...blocks.map(({ ref }) => ref), dataRef(1, 1, 9)];
     const lookUp = async () => {
       const reply = await loop.settle(service.confirm({ refs, ringVersion: LOOK_UP }));
