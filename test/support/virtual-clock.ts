@@ -18,6 +18,10 @@ export class VirtualClock implements Clock {
     return this.#timers.add(this.#nowMs + Math.max(delayMs, 0), callback);
   }
 
+  get hasTimers(): boolean {
+    return this.#timers.nextDueMs < Number.POSITIVE_INFINITY;
+  }
+
   /** Moves on, running timers in the order they are due, those made meanwhile included. */
   advance(ms: number): void {
     const endMs = this.#nowMs + ms;

@@ -161,7 +161,7 @@ export class EventLoop implements Clock, TurnScheduler {
    * For a loop that serves others: lets those on the same machine keep the core while they have more for it, as long as
    * that pays, and asks before it sleeps, unless that is found not to pay. To be called on its thread.
    */
-  standBack(): void {
+  serveOthers(): void {
     this.#threadPolicy ??= new ThreadPolicy();
     this.#poll.preferAsking();
   }

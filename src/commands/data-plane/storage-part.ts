@@ -46,7 +46,7 @@ export class StoragePart {
 
   static async open(options: StoragePartOptions): Promise<StoragePart> {
     const { loop, network, config } = options;
-    loop.standBack();
+    loop.serveOthers();
     const syncer = measureSyncs(
       new WorkerSyncer(loop, options.syncChannel),
       loop,

@@ -15,6 +15,7 @@ import {
   BlockSet,
   isSameLog,
   type LogKey,
+  logName,
   type UpkeepPorts,
   walkLocalBlocks,
   WorkerLoop,
@@ -369,10 +370,12 @@ function lineagesOf(view: CollectionView): Map<VolumeId, CollectionVolume[]> {
   return lineages;
 }
 
-function tallyOf({ tallies }: Held, { kind, volumeId, epoch }: LogKey): LogTally {
-  const name = `${kind} ${volumeId} ${epoch}`;
+function tallyOf({ tallies }: Held, key: LogKey): LogTally {
+  const name = logName(key);
   let tally = tallies.get(name);
   if (tally === undefined) {
+    // What a walk shows is another block's in a moment.
+    const { kind, volumeId, epoch } = key;
     tally = { key: { kind, volumeId, epoch }, bytes: 0, count: 0 };
     tallies.set(name, tally);
   }

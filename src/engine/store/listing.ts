@@ -1,12 +1,7 @@
 /** What a store's walk shows of one block, and a listing made of a walk. */
-import {
-  type BlockListing,
-  keepListing,
-  type ListingVisitor,
-  type ListReply,
-  type ListRequest,
-} from "../ports";
+import { type BlockListing, keepListing, type ListReply, type ListRequest } from "../ports";
 import { MutableRef } from "./block-bytes";
+import type { BlockStore } from "./store";
 
 /** The one object that a walk shows for all its blocks. */
 export class ListingRow implements BlockListing {
@@ -16,11 +11,7 @@ export class ListingRow implements BlockListing {
   suspect = false;
 }
 
-interface Walkable {
-  walk(request: ListRequest, visit: ListingVisitor): string | undefined;
-}
-
-export function listByWalk(store: Walkable, request: ListRequest): ListReply {
+export function listByWalk(store: Pick<BlockStore, "walk">, request: ListRequest): ListReply {
   const blocks: BlockListing[] = [];
   const cursor = store.walk(request, (listing) => void blocks.push(keepListing(listing)));
   return cursor === undefined ? { blocks } : { blocks, cursor };

@@ -116,6 +116,7 @@ export class BlockSet {
   }
 }
 
-function logName({ kind, volumeId, epoch }: LogKey): string {
+/** Of a log, for maps by log. */
+export function logName({ kind, volumeId, epoch }: LogKey): string {
   return `${kind} ${volumeId} ${epoch}`;
 }

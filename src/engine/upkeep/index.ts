@@ -6,7 +6,7 @@ export {
   type UpkeepRegistry,
   type WholeBlock,
 } from "./block-access";
-export { BlockSet, isSameLog, type LogKey } from "./block-set";
+export { BlockSet, isSameLog, type LogKey, logName } from "./block-set";
 export { forEachLimited } from "./concurrency";
 export { UpkeepError, type UpkeepErrorCode } from "./errors";
 export { walkLocalBlocks } from "./listing";

@@ -1,6 +1,6 @@
 /** PeerService over a store on a simulated disk. */
 import { describe, expect, test } from "bun:test";
-import { asEpoch, asVolumeId, type ClusterId, heapBuffer } from "../../../../src/base";
+import { asEpoch, asVolumeId, type BlockRef, type ClusterId, heapBuffer } from "../../../../src/base";
 import { makeBlockSealer, PAGE_BYTES, type SealedBlock } from "../../../../src/engine/block";
 import { PeerError, PeerService } from "../../../../src/engine/peer";
 import { LOOK_UP, StorageStatus } from "../../../../src/engine/ports";
@@ -273,22 +273,23 @@ describe("PeerService.fence", () => {
   });
 });
 
-/** Flips a bit in the block's second page. */
-function rot(disk: SimulatedDisk, block: SealedBlock): void {
+/** At ring version 4, with three blocks, of which the second has a flipped bit, and a name that nothing has. */
+async function makeRottenBench(): Promise<Bench & { readonly refs: readonly BlockRef[] }> {
+  const bench = await makeBench();
+  const { loop, disk, service, put } = bench;
+  const blocks = [1, 2, 3].map((index) => dataBlock(dataRef(1, 1, index), 2));
+  for (const block of blocks) put(block);
+  await loop.settle(service.adoptRingVersion(4));
+  const { buffer, offset, headerBytes } = blocks[1] as SealedBlock;
   const file = Buffer.from(disk.bytesOf("blocks-00000"));
-  const at = file.indexOf(Buffer.from(block.buffer.bytes.subarray(block.offset, block.offset + 100)));
-  disk.flipBit("blocks-00000", at + block.headerBytes + PAGE_BYTES + 3);
+  const at = file.indexOf(Buffer.from(buffer.bytes.subarray(offset, offset + 100)));
+  disk.flipBit("blocks-00000", at + headerBytes + PAGE_BYTES + 3);
+  return { ...bench, refs: [...blocks.map(({ ref }) => ref), dataRef(1, 1, 9)] };
 }
 
 describe("PeerService: confirm, list, delete, ring", () => {
   test("confirm reads every copy and answers only at its own ring version", async () => {
-    const { loop, disk, service, put } = await makeBench();
-    const blocks = [1, 2, 3].map((index) => dataBlock(dataRef(1, 1, index), 2));
-    for (const block of blocks) put(block);
-    await loop.settle(service.adoptRingVersion(4));
-    const target = blocks[1] as SealedBlock;
-    rot(disk, target);
-    const refs = [...blocks.map(({ ref }) => ref), dataRef(1, 1, 9)];
+    const { loop, service, refs } = await makeRottenBench();
     const reply = await loop.settle(service.confirm({ refs, ringVersion: 4 }));
     expect(reply.ringVersion).toBe(4);
     expect(reply.statuses).toEqual([
@@ -303,13 +304,7 @@ describe("PeerService: confirm, list, delete, ring", () => {
   });
 
   test("a look-up answers at any ring version, by the index: rot shows once it was found", async () => {
-    const { loop, disk, store, service, put } = await makeBench();
-    const blocks = [1, 2, 3].map((index) => dataBlock(dataRef(1, 1, index), 2));
-    for (const block of blocks) put(block);
-    await loop.settle(service.adoptRingVersion(4));
-    const target = blocks[1] as SealedBlock;
-    rot(disk, target);
-    const refs = [...blocks.map(({ ref }) => ref), dataRef(1, 1, 9)];
+    const { loop, store, service, refs } = await makeRottenBench();
     const lookUp = async () => {
       const reply = await loop.settle(service.confirm({ refs, ringVersion: LOOK_UP }));
       expect(reply.ringVersion).toBe(LOOK_UP);
@@ -317,7 +312,7 @@ describe("PeerService: confirm, list, delete, ring", () => {
     };
     const { ok, corrupt, notFound } = StorageStatus;
     expect(await lookUp()).toEqual([ok, ok, ok, notFound]);
-    store.verify(target.ref);
+    store.verify(refs[1] as BlockRef);
     expect(await lookUp()).toEqual([ok, corrupt, ok, notFound]);
   });
 
