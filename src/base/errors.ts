@@ -35,6 +35,10 @@ export class AssertionError extends TorusError<"assertion"> {
   }
 }
 
+/**
+ * The message is made before the call. Where that happens for every request, and the message holds values, write
+ * `if (...) assert(false, ...)`: a text of two numbers takes as long as the work around it.
+ */
 export function assert(condition: boolean, message: string): asserts condition {
   if (!condition) throw new AssertionError(message);
 }

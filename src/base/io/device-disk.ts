@@ -311,7 +311,8 @@ class DeviceFile implements DiskFile {
     sourceOffsetBytes: number,
     lengthBytes: number,
   ): DiskStatus {
-    assert(fileOffsetBytes + lengthBytes <= this.sizeBytes, `${this.name} is written beyond its end`);
+    if (fileOffsetBytes + lengthBytes > this.sizeBytes)
+      assert(false, `${this.name} is written beyond its end`);
     const isData = operation === "data.write";
     return this.disk.write(isData, this.startBytes + fileOffsetBytes, source, sourceOffsetBytes, lengthBytes);
   }

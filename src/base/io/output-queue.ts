@@ -67,7 +67,8 @@ export class OutputQueue {
   constructor(private readonly share: OutputShare) {}
 
   reserve(lengthBytes: number): { readonly buffer: NativeBuffer; readonly offset: number } {
-    assert(lengthBytes > 0 && lengthBytes <= CHUNK_BYTES, `cannot reserve ${lengthBytes} bytes of output`);
+    if (lengthBytes <= 0 || lengthBytes > CHUNK_BYTES)
+      assert(false, `cannot reserve ${lengthBytes} bytes of output`);
     let chunk = this.#chunk;
     if (chunk === undefined || chunk.usedBytes + lengthBytes > CHUNK_BYTES) {
       chunk = this.share.takeChunk();

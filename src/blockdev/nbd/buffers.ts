@@ -100,7 +100,7 @@ export class BufferPool<Context> {
 
   /** A piece for `lengthBytes` (at most PIECE_BYTES_MAX), or undefined: then `wait`. */
   take(lengthBytes: number, owner: PieceOwner<Context>): Piece<Context> | undefined {
-    assert(lengthBytes <= PIECE_BYTES_MAX, `A piece of ${lengthBytes} bytes was asked for`);
+    if (lengthBytes > PIECE_BYTES_MAX) assert(false, `A piece of ${lengthBytes} bytes was asked for`);
     if (this.#waiting.length > 0 && !this.#serving) return undefined;
     const classIndex = classOf(lengthBytes);
     const list = this.#free[classIndex] as Piece<Context>[];

@@ -122,7 +122,8 @@ export class BlockBuilder {
    * block (such a page is overwritten in place). Returns the first slot; the caller fills the bytes.
    */
   addPages(firstPage: number, pageCount: number): number {
-    assert(pageCount > 0 && pageCount <= this.freeSlots, `${pageCount} pages do not fit into the open block`);
+    if (pageCount <= 0 || pageCount > this.freeSlots)
+      assert(false, `${pageCount} pages do not fit into the open block`);
     const firstSlot = this.slots;
     for (let index = 0; index < pageCount; index += 1) this.slotPages[firstSlot + index] = firstPage + index;
     this.slots += pageCount;

@@ -153,7 +153,7 @@ export class Distributor {
   submit(block: DistributedBlock): void {
     const ref = block.ref as BlockRef;
     if (block.ordered) {
-      assert(ref.index === this.#submittedIndex + 1, `block ${ref.index} submitted out of order`);
+      if (ref.index !== this.#submittedIndex + 1) assert(false, `block ${ref.index} submitted out of order`);
       this.#submittedIndex = ref.index;
       this.#unacknowledged.set(ref.index, block);
     }

@@ -152,7 +152,7 @@ export class EpochTable {
   claim(index: number): number {
     assert(this.count > 0, "a block's lsn is asked for before an epoch began");
     const lsn = this.field(this.count - 1, FIRST_LSN) + index - 1;
-    assert(index >= 1 && lsn <= LSN_MAX, `block index ${index} is out of range`);
+    if (index < 1 || lsn > LSN_MAX) assert(false, `block index ${index} is out of range`);
     if (lsn >= this.nextLsn) this.nextLsn = lsn + 1;
     return lsn;
   }
@@ -171,9 +171,10 @@ export class EpochTable {
   /** A block of the lsn got its first live page (+1), or lost its last (-1). */
   addLiveBlock(lsn: number, delta: 1 | -1): void {
     const position = this.positionOf(lsn);
-    assert(position >= 0, `lsn ${lsn} belongs to no epoch`);
+    if (position < 0) assert(false, `lsn ${lsn} belongs to no epoch`);
     const before = this.field(position, LIVE_BLOCKS);
-    assert(before + delta >= 0, `epoch ${this.field(position, EPOCH)} loses a live block it does not have`);
+    if (before + delta < 0)
+      assert(false, `epoch ${this.field(position, EPOCH)} loses a live block it does not have`);
     this.set(position, LIVE_BLOCKS, before + delta);
     if (position === this.count - 1) return;
     if (before === 0) this.deadCount -= 1;

@@ -294,7 +294,8 @@ class VolumePageMap implements PageMap {
     const live = value & LIVE_MASK;
     const slots = value >>> 16;
     const slotsNow = Math.max(slots, slotEnd);
-    assert(live + pageCount <= slotsNow, `block of lsn ${lsn} gets more live pages than it has slots`);
+    if (live + pageCount > slotsNow)
+      assert(false, `block of lsn ${lsn} gets more live pages than it has slots`);
     leaf.values[entry] = (slotsNow << 16) | (live + pageCount);
     this.livePages += pageCount;
     this.deadSlots += slotsNow - slots - pageCount;
@@ -311,7 +312,7 @@ class VolumePageMap implements PageMap {
     const value = leaf.values[entry] as number;
     const live = value & LIVE_MASK;
     const slots = value >>> 16;
-    assert(live >= pageCount, `block of lsn ${lsn} loses more pages than it has`);
+    if (live < pageCount) assert(false, `block of lsn ${lsn} loses more pages than it has`);
     this.livePages -= pageCount;
     if (live > pageCount) {
       leaf.values[entry] = value - pageCount;
@@ -496,13 +497,12 @@ function frozenTree<L extends Leaf>(tree: RadixTree<L>, committedStamp: number):
 }
 
 function assertRange(firstPage: number, pageCount: number): void {
-  assert(
+  const isInRange =
     firstPage >= 0 &&
-      pageCount > 0 &&
-      pageCount <= LOAD_PAGE_COUNT_MAX &&
-      firstPage + pageCount <= VOLUME_PAGE_COUNT_MAX,
-    `pages ${firstPage} .. +${pageCount} are out of range`,
-  );
+    pageCount > 0 &&
+    pageCount <= LOAD_PAGE_COUNT_MAX &&
+    firstPage + pageCount <= VOLUME_PAGE_COUNT_MAX;
+  if (!isInRange) assert(false, `pages ${firstPage} .. +${pageCount} are out of range`);
 }
 
 /** The map of a volume that has no root yet: all holes. */

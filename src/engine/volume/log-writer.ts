@@ -372,7 +372,8 @@ export class LogWriter implements BlockOwner {
 
   #seal(block: VolumeBlock): void {
     assert(block === this.#open && !block.builder.isEmpty, "only the open block is sealed, and not empty");
-    const ref: BlockRef = { kind: BlockKind.data, ...this.#identity, index: block.index };
+    const { volumeId, epoch } = this.#identity;
+    const ref: BlockRef = { kind: BlockKind.data, volumeId, epoch, index: block.index };
     const { observe, clock } = this.#ports;
     const startMs = observe ? clock.nowMs() : 0;
     const sealed = block.builder.seal(this.#ports.sealer, ref, this.#ports.coveredIndex());
@@ -390,7 +391,7 @@ export class LogWriter implements BlockOwner {
     sending.buffer = sealed.buffer;
     sending.offset = sealed.offset;
     sending.lengthBytes = sealed.lengthBytes;
-    sending.writerEpoch = this.#identity.epoch;
+    sending.writerEpoch = epoch;
     sending.ordered = true;
     sending.released = () => {
       block.released = true;
