@@ -182,13 +182,16 @@ export class Cleaner {
   async #chooseCandidates(): Promise<readonly Candidate[]> {
     const { map } = this.#core;
     let found: Candidate[] = [];
+    let livePartMax = LIVE_PART_MAX;
     const visit = (use: BlockUse): void => {
       const livePart = use.livePages / Math.max(1, use.slotCount);
-      if (livePart > LIVE_PART_MAX || this.#cleaned.has(use.lsn)) return;
+      if (livePart > livePartMax || this.#cleaned.has(use.lsn)) return;
       const ref = map.refOf(use.lsn);
       if (!ref || this.#pinned.has(ref, use.lsn)) return;
       found.push({ lsn: use.lsn, livePart });
-      if (found.length >= 2 * CANDIDATES_MAX) found = emptiest(found);
+      if (found.length < 2 * CANDIDATES_MAX) return;
+      found = emptiest(found);
+      livePartMax = (found.at(-1) as Candidate).livePart;
     };
     for (let from = 1; from > 0 && !this.#stopped; ) {
       const step = await new Promise<{ status: StorageStatus; next: number }>((resolve) =>
@@ -210,21 +213,11 @@ export class Cleaner {
     try {
       const found = await reader.readBlock(ref, buffer);
       if (found.status !== StorageStatus.ok || this.#stopped) return 0;
+      // Copying takes a while too: what came before it in this turn is answered first.
+      await sleep(ports.clock, 0);
       const header = new BlockHeader();
       header.parse(buffer, found.offset, found.lengthBytes);
-      const extent = { firstPage: 0, pageCount: 0, firstSlot: 0 };
-      let pages = 0;
-      for (let index = 0; index < header.extentCount && !this.#stopped; index++) {
-        header.extent(index, extent);
-        if (extent.firstSlot !== HOLE_SLOT)
-          pages += await this.#copyRun(
-            extent.firstPage,
-            extent.pageCount,
-            makeLocation(lsn, extent.firstSlot),
-            extent.firstSlot,
-            buffer,
-          );
-      }
+      const pages = await this.#copyLive(lsn, header, buffer);
       statistics.pagesCleaned += pages;
       statistics.blocksCleaned++;
       return pages * PAGE_BYTES;
@@ -233,35 +226,39 @@ export class Cleaner {
     }
   }
 
-  async #copyRun(
-    firstPage: number,
-    pageCount: number,
-    location: number,
-    firstSlot: number,
-    buffer: NativeBuffer,
-  ): Promise<number> {
-    let copied = 0;
-    for (let done = 0; done < pageCount && !this.#stopped; ) {
-      if (!(await this.#hasRoom())) return copied;
-      const page = firstPage + done;
-      const source = BLOCK_HEADROOM_BYTES + (firstSlot + done) * PAGE_BYTES;
-      const step = await this.#whenLoaded(page, pageCount - done, () =>
-        this.#copySome(page, pageCount - done, location + done, source, buffer),
-      );
-      if (!step) return copied;
-      done += step.passed;
-      copied += step.copied;
+  /** Returns how many pages. Waits only where it must: most runs are of one page, and most of the map is there. */
+  async #copyLive(lsn: number, header: BlockHeader, buffer: NativeBuffer): Promise<number> {
+    const extent = { firstPage: 0, pageCount: 0, firstSlot: 0 };
+    let pages = 0;
+    for (let index = 0; index < header.extentCount; index++) {
+      header.extent(index, extent);
+      if (extent.firstSlot === HOLE_SLOT) continue;
+      for (let done = 0; done < extent.pageCount; ) {
+        if (this.#stopped || (this.#isShort && !(await this.#hasRoom()))) return pages;
+        const page = extent.firstPage + done;
+        const slot = extent.firstSlot + done;
+        const left = extent.pageCount - done;
+        const loading = this.#load(page, left);
+        if (loading !== undefined) {
+          if (await loading) continue;
+          break;
+        }
+        const source = BLOCK_HEADROOM_BYTES + slot * PAGE_BYTES;
+        const step = this.#copySome(page, left, makeLocation(lsn, slot), source, buffer);
+        done += step.passed;
+        pages += step.copied;
+      }
     }
-    return copied;
+    return pages;
   }
 
-  /** Runs `act` in the turn in which the map has the pages; undefined when a map node cannot be read. */
-  #whenLoaded<T>(page: number, pageCount: number, act: () => T): Promise<T | undefined> {
-    return new Promise((resolve) => {
-      const loaded = (status: StorageStatus): void =>
-        resolve(status === StorageStatus.ok && !this.#stopped ? act() : undefined);
-      if (this.#core.map.ensureLoaded(page, pageCount, loaded)) loaded(StorageStatus.ok);
-    });
+  /** Undefined when the map has the pages now; otherwise whether they could be loaded, later. */
+  #load(page: number, pageCount: number): Promise<boolean> | undefined {
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    const isLoaded = this.#core.map.ensureLoaded(page, pageCount, (status) =>
+      resolve(status === StorageStatus.ok),
+    );
+    return isLoaded ? undefined : promise;
   }
 
   /** The one synchronous step: compare with map and overlay, copy, map. */
@@ -293,12 +290,14 @@ export class Cleaner {
    * promise that is settled already: that would keep the thread from the very events that make room.
    */
   async #hasRoom(): Promise<boolean> {
-    const { blockPool, clock } = this.#core.ports;
-    const needed = Math.min(FREE_BUFFERS_MIN, blockPool.blockCountMax - 1);
-    const isShort = (): boolean =>
-      blockPool.freeCount < needed || this.#core.distributor.full || this.#log.room() === 0;
-    while (!this.#stopped && isShort()) await sleep(clock, ROOM_POLL_MS);
+    while (!this.#stopped && this.#isShort) await sleep(this.#core.ports.clock, ROOM_POLL_MS);
     return !this.#stopped;
+  }
+
+  get #isShort(): boolean {
+    const { blockPool } = this.#core.ports;
+    const needed = Math.min(FREE_BUFFERS_MIN, blockPool.blockCountMax - 1);
+    return blockPool.freeCount < needed || this.#core.distributor.full || this.#log.room() === 0;
   }
 }
 
