@@ -11,6 +11,7 @@ import { lsnOf, type PageMap, slotOf } from "../inode";
 import { StorageStatus } from "../ports";
 import type { BlockRead } from "./block-read";
 import type { BlockReader } from "./block-reader";
+import { FlushForecast } from "./flush-forecast";
 import type { LogWriter } from "./log-writer";
 import type { PageCache } from "./page-cache";
 import { HOLE_LOCATION, NOT_IN_OVERLAY } from "./page-overlay";
@@ -18,13 +19,6 @@ import { Patience, ROUND_PAUSE_MS } from "./patience";
 import type { ObserveLatency, VolumeStatistics } from "./statistics";
 
 const POOL_MAX = 1024;
-/**
- * After this many flushes in a row that each followed a single write, the next single write is sealed at once instead
- * of at its flush: the peers work while the client still asks for it. A second write before the flush ends that, so
- * that a wrong guess costs one small block.
- */
-const LONE_WRITES_MIN = 4;
-
 /** The numbers are those of a front end's device status. */
 export const WriteStatus = { ok: 0, ioError: 1, noSpace: 2, stopped: 5 } as const;
 export type WriteStatus = (typeof WriteStatus)[keyof typeof WriteStatus];
@@ -77,9 +71,7 @@ export class WritePath {
   #paced = false;
   #stopped = false;
   #active = 0;
-  #writesSinceFlush = 0;
-  /** Flushes in a row that followed a single write. */
-  #loneWrites = 0;
+  readonly #forecast = new FlushForecast();
   readonly #scratchFree: NativeBuffer[] = [];
   readonly #idleWaiters: (() => void)[] = [];
 
@@ -122,8 +114,7 @@ export class WritePath {
   flush(done: WriteDone): void {
     if (this.#stopped) return done(WriteStatus.stopped);
     const { log } = this.#ports;
-    if (this.#writesSinceFlush === 1) this.#loneWrites++;
-    this.#writesSinceFlush = 0;
+    this.#forecast.noteFlush();
     const index = log.newestIndex;
     if (index <= log.acknowledgedIndex) return done(WriteStatus.ok);
     if (this.#full) return done(WriteStatus.noSpace);
@@ -384,8 +375,7 @@ export class WritePath {
   #complete(request: WriteRequest): void {
     const { log, observe, clock } = this.#ports;
     if (!request.forceUnitAccess) {
-      if (++this.#writesSinceFlush > 1) this.#loneWrites = 0;
-      else if (this.#loneWrites >= LONE_WRITES_MIN) log.sealNow();
+      if (this.#forecast.noteWrite()) log.sealNow();
       observe?.("write", clock.nowMs() - request.startMs);
       return this.#finish(request, WriteStatus.ok);
     }

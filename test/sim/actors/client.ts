@@ -209,7 +209,10 @@ export class SimClient {
     const untilMs = process.clock.nowMs() + (scanOnly ? 500 : 500 + random.delayMs(8_000));
     const thinkMs = random.pick([15, 60, 200]);
     const isOver = () => open.failed || !this.wanted || (!this.lingers && process.clock.nowMs() > untilMs);
-    await Promise.all(Array.from({ length: 1 + random.below(5) }, () => work.worker(isOver, thinkMs)));
+    const workerCount = 1 + random.below(5);
+    if (workerCount === 1 && random.chance(0.5))
+      await work.regularWorker(isOver, thinkMs, random.pick([1, 2, 3]));
+    else await Promise.all(Array.from({ length: workerCount }, () => work.worker(isOver, thinkMs)));
     await this.close(open);
   }
 
@@ -331,6 +334,15 @@ export class Work {
     }
   }
 
+  /** Flushes after every few writes, as a journal does: what follows a number of writes can be foreseen. */
+  async regularWorker(isOver: () => boolean, thinkMs: number, writesPerFlush: number): Promise<void> {
+    while (!isOver()) {
+      for (let count = 0; count < writesPerFlush; count++) await this.transfer("write");
+      await this.flush();
+      await sleep(this.process.clock, this.random.delayMs(thinkMs));
+    }
+  }
+
   /** Reads every page there is before anything is written, and holds what it finds to be a prefix. */
   async scan(): Promise<void> {
     this.counts.scans += 1;
@@ -362,6 +374,10 @@ export class Work {
       await this.resize();
       return;
     }
+    if (kind !== undefined) await this.transfer(kind);
+  }
+
+  private async transfer(kind: "write" | "part" | "trim" | "read"): Promise<void> {
     const range = this.machine.regions.pick(this.random, IO_PAGES_MAX);
     const { firstPage } = range;
     const pageCount = this.fitting(firstPage, range.pageCount);

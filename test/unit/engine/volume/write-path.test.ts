@@ -8,7 +8,7 @@ import { VirtualClock } from "../../../support/virtual-clock";
 
 /** A log that has room when the test says so. */
 function stage() {
-  const log = { hasRoom: true };
+  const log = { hasRoom: true, sealCount: 0 };
   const told: string[] = [];
   const writes = new WritePath({
     unansweredReadMs: 1_000,
@@ -16,6 +16,9 @@ function stage() {
     log: {
       addHole: () => log.hasRoom,
       writePages: (_page: number, count: number) => (log.hasRoom ? count : 0),
+      sealNow: () => log.sealCount++,
+      newestIndex: 0,
+      acknowledgedIndex: 0,
     } as unknown as LogWriter,
   } as unknown as WritePathPorts);
   const source = heapBuffer(PAGE_BYTES);
@@ -25,6 +28,18 @@ function stage() {
     );
   return { writes, log, told, start };
 }
+
+test("WritePath sends what was written when the last write before a flush comes, where that can be foreseen", () => {
+  const { writes, log, told, start } = stage();
+  const seals: number[] = [];
+  for (let flush = 0; flush < 6; flush++) {
+    for (let write = 0; write < 3; write++) start("write", true);
+    seals.push(log.sealCount);
+    writes.flush(() => told.push("flushed"));
+  }
+  expect(seals).toEqual([0, 0, 0, 0, 1, 2]);
+  expect(told.filter((what) => what === "flushed").length).toBe(6);
+});
 
 test("WritePath lets a trim pass data that is held up, whenever either came", () => {
   const { writes, log, told, start } = stage();
