@@ -4,11 +4,13 @@
  * waits. Asking pays only when the last waits were shorter than a window, so that the next one probably is too: an idle
  * loop sleeps. Of those that are not idle, a loop with time to spare asks. A busy one may gain by it, because those who
  * have work for it need not wake it, or lose, because it takes the core from those it waits for and lets no events
- * gather; which of the two depends on who else has work, so it finds out: see `Comparison`. Where neither is found to
- * be better, a loop that others wait for asks, since it is woken in the midst of their requests, and another sleeps.
+ * gather; which of the two depends on who else has work, so it finds out by doing both (Comparison). Where neither is
+ * found to be better, a loop that others wait for asks, since it is woken in the midst of their requests, and another
+ * sleeps.
  *
  * Pure: the loop tells how its waits and turns went.
  */
+import { Comparison, type RatePair } from "./comparison";
 
 /** Longest time that is spent asking, from the last turn. */
 export const POLL_WINDOW_MS = 0.2;
@@ -20,10 +22,8 @@ const SPARE_SHARE_MAX = 0.4;
 /** How much of the past counts after another turn. */
 const DECAY = 31 / 32;
 
-/** Long enough for hundreds of requests, short enough that a comparison is over before the load changes. */
 const SPELL_MS = 16;
-/** Spells of a comparison: pairs of one asking and one sleeping. */
-const SPELL_COUNT = 16;
+const PAIR_COUNT = 8;
 /** In so many of the eight pairs more must be received one way, so that one long turn decides nothing. */
 const BETTER_PAIRS_MIN = 6;
 /** And so much more in all. */
@@ -35,17 +35,23 @@ export class BusyPoll {
   #confidence = 0;
   #workedMs = 0;
   #waitedMs = 0;
-  readonly #comparison = new Comparison();
+  #prefersAsking = false;
+  readonly #comparison = new Comparison({
+    spellMs: SPELL_MS,
+    pairCount: PAIR_COUNT,
+    judge: (pairs) => judge(pairs, this.#prefersAsking),
+    holdMs: () => FINDING_MS,
+  });
 
   /** In doubt: ask. For a loop that serves others, which wait for its answers. */
   preferAsking(): void {
-    this.#comparison.preferAsking();
+    this.#prefersAsking = true;
   }
 
   /** How long to ask before sleeping, in ms; 0: sleep at once. */
   get windowMs(): number {
     if (this.#confidence < CONFIDENCE_TO_POLL) return 0;
-    return !this.#isBusy || this.#comparison.asks ? POLL_WINDOW_MS : 0;
+    return !this.#isBusy || this.#comparison.isOther ? POLL_WINDOW_MS : 0;
   }
 
   /** Of the time of the last turns, 0 to 1. */
@@ -72,61 +78,15 @@ export class BusyPoll {
   }
 }
 
-/**
- * Whether asking brings more bytes in the same time than sleeping, found by doing both in turns (sleep, ask, ask, sleep,
- * ... so that a load that grows or shrinks favours neither) and then holding to the better for a while. All of its time
- * is time in which the question arose, however much else lay between.
- */
-class Comparison {
-  /** The spell under way; SPELL_COUNT while a finding holds. */
-  #spell = 0;
-  /** Of the spell, or of the finding. */
-  #ms = 0;
-  #bytes = 0;
-  /** Bytes a ms of each spell. */
-  readonly #rates = new Float64Array(SPELL_COUNT);
-  #finding = false;
-  #prefersAsking = false;
-
-  preferAsking(): void {
-    this.#prefersAsking = true;
-  }
-
-  get asks(): boolean {
-    return this.#spell < SPELL_COUNT ? isAskingSpell(this.#spell) : this.#finding;
-  }
-
-  note(elapsedMs: number, receivedBytes: number): void {
-    this.#ms += elapsedMs;
-    this.#bytes += receivedBytes;
-    const isComparing = this.#spell < SPELL_COUNT;
-    if (this.#ms < (isComparing ? SPELL_MS : FINDING_MS)) return;
-    if (isComparing) {
-      this.#rates[this.#spell++] = this.#bytes / this.#ms;
-      if (this.#spell === SPELL_COUNT) this.#finding = this.#judge();
-    } else this.#spell = 0;
-    this.#ms = 0;
-    this.#bytes = 0;
-  }
-
-  #judge(): boolean {
-    let [better, worse, asking, sleeping] = [0, 0, 0, 0];
-    for (let first = 0; first < SPELL_COUNT; first += 2) {
-      const [one, other] = [this.#rates[first] as number, this.#rates[first + 1] as number];
-      const [ask, sleep] = isAskingSpell(first) ? [one, other] : [other, one];
-      if (ask > sleep) better++;
-      else if (ask < sleep) worse++;
-      asking += ask;
-      sleeping += sleep;
-    }
-    // Nothing came: this is no work of others.
-    if (asking + sleeping === 0) return false;
-    return this.#prefersAsking
-      ? !(worse >= BETTER_PAIRS_MIN && sleeping > GAIN_MIN * asking)
-      : better >= BETTER_PAIRS_MIN && asking > GAIN_MIN * sleeping;
-  }
-}
-
-function isAskingSpell(spell: number): boolean {
-  return spell % 4 === 1 || spell % 4 === 2;
+/** Whether to ask, by what was received in spells of sleeping (one) and of asking (other). */
+function judge(pairs: readonly RatePair[], prefersAsking: boolean): boolean {
+  const better = pairs.filter(({ one, other }) => other > one).length;
+  const worse = pairs.filter(({ one, other }) => other < one).length;
+  const sleeping = pairs.reduce((sum, { one }) => sum + one, 0);
+  const asking = pairs.reduce((sum, { other }) => sum + other, 0);
+  // Nothing came: this is no work of others.
+  if (asking + sleeping === 0) return false;
+  return prefersAsking
+    ? !(worse >= BETTER_PAIRS_MIN && sleeping > GAIN_MIN * asking)
+    : better >= BETTER_PAIRS_MIN && asking > GAIN_MIN * sleeping;
 }
