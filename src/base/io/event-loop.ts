@@ -24,6 +24,7 @@ import { BusyPoll } from "./busy-poll";
 import { C, libc, must } from "./libc";
 import { nativeBuffer } from "./memory";
 import { bootTimeMs } from "./system";
+import { ThreadCores } from "./thread-cores";
 import { ThreadPolicy } from "./thread-policy";
 import { TimerHeap } from "./timer-heap";
 
@@ -113,6 +114,7 @@ export class EventLoop implements Clock, TurnScheduler {
   /** Of these: from senders on this machine. */
   receivedLocalBytes = 0;
   #threadPolicy: ThreadPolicy | undefined;
+  #threadCores: ThreadCores | undefined;
 
   constructor(options: EventLoopOptions = {}) {
     this.#epoll = must("make an epoll instance", libc.epollCreate());
@@ -164,6 +166,24 @@ export class EventLoop implements Clock, TurnScheduler {
   serveOthers(): void {
     this.#threadPolicy ??= new ThreadPolicy();
     this.#poll.preferAsking();
+  }
+
+  /**
+   * For a loop that works for programs on the same machine, which connect to it: keeps to the core that they run on, as
+   * long as that pays. To be called on its thread.
+   */
+  keepToSenders(): void {
+    this.#threadCores ??= new ThreadCores();
+  }
+
+  /** Whether a program's next message is to say which core it came from. */
+  get wantsSenderCore(): boolean {
+    return this.#threadCores?.wantsSender === true;
+  }
+
+  /** A program's message came from this core; below 0: the kernel does not know. */
+  noteSenderCore(core: number): void {
+    this.#threadCores?.noteSender(core);
   }
 
   /** A handler waited so long in the kernel: time in which the loop neither worked nor was free. */
@@ -276,6 +296,7 @@ export class EventLoop implements Clock, TurnScheduler {
     const workedMs = startedMs - this.#wokeMs - this.#blockedMs;
     this.#poll.note(workedMs, endedMs - startedMs, this.receivedBytes - this.#wokeBytes);
     this.#threadPolicy?.look(endedMs, this.receivedBytes, this.receivedLocalBytes);
+    this.#threadCores?.look(endedMs, this.turnCount, this.receivedBytes);
     this.#wokeMs = endedMs;
     this.#blockedMs = 0;
     this.#wokeBytes = this.receivedBytes;
@@ -351,6 +372,7 @@ export class EventLoop implements Clock, TurnScheduler {
     if (this.#disposed) return;
     this.#disposed = true;
     this.#threadPolicy?.close();
+    this.#threadCores?.close();
     libc.close(this.#epoll);
     libc.close(this.#timerFile);
     if (this.#ownsWakeHandle) libc.close(this.wakeHandle);

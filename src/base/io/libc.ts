@@ -35,6 +35,7 @@ const { symbols } = dlopen("libc.so.6", {
   ftruncate: { args: [fd, offset], returns: int },
   getpeername: { args: [fd, pointer, pointer], returns: int },
   getsockname: { args: [fd, pointer, pointer], returns: int },
+  gettid: { args: [], returns: int },
   getsockopt: { args: [fd, int, int, pointer, pointer], returns: int },
   ioctl: { args: [fd, size, size], returns: int },
   listen: { args: [fd, int], returns: int },
@@ -50,7 +51,9 @@ const { symbols } = dlopen("libc.so.6", {
   read: { args: [fd, pointer, size], returns: offset },
   readv: { args: [fd, pointer, int], returns: offset },
   recv: { args: [fd, pointer, size, int], returns: offset },
+  sched_getaffinity: { args: [int, size, pointer], returns: int },
   sched_getscheduler: { args: [int], returns: int },
+  sched_setaffinity: { args: [int, size, pointer], returns: int },
   sched_setscheduler: { args: [int, int, pointer], returns: int },
   sched_yield: { args: [], returns: int },
   send: { args: [fd, pointer, size, int], returns: offset },
@@ -128,6 +131,8 @@ export const libc = {
     checked(symbols.getsockname(socket, address, length)),
   getsockopt: (socket: number, level: number, option: number, value: Int32Array, length: Int32Array) =>
     checked(symbols.getsockopt(socket, level, option, value, length)),
+  /** Of the calling thread. */
+  gettid: () => symbols.gettid(),
   /** The argument is a number or an address, as the request wants it. */
   ioctl: (file: number, request: number, argument: number) => checked(symbols.ioctl(file, request, argument)),
   listen: (socket: number, backlog: number) => checked(symbols.listen(socket, backlog)),
@@ -161,7 +166,11 @@ export const libc = {
     checked(symbols.readv(file, at(iovecs), iovecCount)),
   recv: (socket: number, address: number, lengthBytes: number, flags: number) =>
     checked(symbols.recv(socket, at(address), lengthBytes, flags)),
+  schedGetaffinity: (thread: number, mask: Uint8Array) =>
+    checked(symbols.sched_getaffinity(thread, mask.length, mask)),
   schedGetscheduler: (thread: number) => checked(symbols.sched_getscheduler(thread)),
+  schedSetaffinity: (thread: number, mask: Uint8Array) =>
+    checked(symbols.sched_setaffinity(thread, mask.length, mask)),
   /** For the policies without a priority. */
   schedSetscheduler: (thread: number, policy: number) =>
     checked(symbols.sched_setscheduler(thread, policy, noPriority)),
@@ -212,6 +221,7 @@ export const C = {
   SO_SNDBUF: 7,
   SO_RCVBUF: 8,
   SO_KEEPALIVE: 9,
+  SO_INCOMING_CPU: 49,
   IPPROTO_TCP: 6,
   TCP_CONGESTION: 13,
   TCP_NODELAY: 1,

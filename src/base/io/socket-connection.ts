@@ -78,6 +78,8 @@ export class SocketConnection implements StreamConnection {
     readonly remote: string,
     /** Whether the sender is on this machine. */
     private readonly isLocal: boolean,
+    /** Whether the sender is also a program that connected here, for which this loop works. */
+    private readonly isServed: boolean,
     private readonly closed: () => void,
   ) {
     this.handler = unattached;
@@ -237,6 +239,8 @@ export class SocketConnection implements StreamConnection {
     if (received > 0) {
       this.share.loop.receivedBytes += received;
       if (this.isLocal) this.share.loop.receivedLocalBytes += received;
+      if (this.isServed && this.share.loop.wantsSenderCore)
+        this.share.loop.noteSenderCore(senderCore(this.socket));
       return received;
     }
     if (received === 0) {
@@ -387,6 +391,17 @@ export class SocketConnection implements StreamConnection {
     this.handler = unattached;
     this.closed();
   }
+}
+
+const option = new Int32Array(1);
+const optionBytes = new Int32Array(1);
+
+/** The core on which the last packet arrived, over loopback the sender's; below 0 when the kernel does not know. */
+function senderCore(socket: number): number {
+  option[0] = -1;
+  optionBytes[0] = option.byteLength;
+  libc.getsockopt(socket, C.SOL_SOCKET, C.SO_INCOMING_CPU, option, optionBytes);
+  return option[0];
 }
 
 const unattached: StreamHandler = {

@@ -116,7 +116,7 @@ export class SocketNetwork implements StreamNetwork {
           return;
         }
         connectionCount++;
-        this.#attach(accepted, parsed.kind, accept, onClosed);
+        this.#attach(accepted, parsed.kind, true, accept, onClosed);
       }
     };
     const watch = this.loop.watch(socket, onReady);
@@ -149,7 +149,7 @@ export class SocketNetwork implements StreamNetwork {
       finished = true;
       timer.cancel();
       watch?.close();
-      if (errno === 0) return this.#attach(socket, parsed.kind, connected, () => {});
+      if (errno === 0) return this.#attach(socket, parsed.kind, false, connected, () => {});
       if (socket >= 0) libc.close(socket);
       failed(reason);
     };
@@ -171,7 +171,7 @@ export class SocketNetwork implements StreamNetwork {
   /** Takes over a connected stream socket, such as one end of a socketpair; the network closes it. */
   adopt(socket: number, remote: string, attach: (connection: StreamConnection) => StreamHandler): void {
     must("make a socket non-blocking", libc.fcntl(socket, C.F_SETFL, C.O_NONBLOCK));
-    const connection = new SocketConnection(this.#share, socket, remote, true, () => {});
+    const connection = new SocketConnection(this.#share, socket, remote, true, false, () => {});
     connection.attach(attach(connection));
   }
 
@@ -183,13 +183,21 @@ export class SocketNetwork implements StreamNetwork {
   #attach(
     socket: number,
     kind: ParsedAddress["kind"],
+    isAccepted: boolean,
     attach: (connection: StreamConnection) => StreamHandler,
     closed: () => void,
   ): void {
     const remote = kind === "tcp" ? nameOf(libc.getpeername, socket) : "unix";
     if (kind === "tcp") tuneTcp(socket, remote);
     const isLocal = kind === "unix" || isThisMachine(socket, remote);
-    const connection = new SocketConnection(this.#share, socket, remote, isLocal, closed);
+    const connection = new SocketConnection(
+      this.#share,
+      socket,
+      remote,
+      isLocal,
+      isAccepted && isLocal,
+      closed,
+    );
     connection.attach(attach(connection));
   }
 

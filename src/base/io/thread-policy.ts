@@ -10,9 +10,9 @@
  * A thread that the runtime starts meanwhile (of its compiler, say) inherits the policy for good; such threads were
  * started earlier as a rule, and work in the background.
  */
-import { readFileSync } from "node:fs";
 import { C, libc } from "./libc";
 import { nativeBuffer } from "./memory";
+import { maySchedule } from "./system-call-filter";
 import { WakeupPreemption } from "./wakeup-preemption";
 
 /** How often the kernel's account is looked at: it costs some us. */
@@ -35,7 +35,9 @@ export class ThreadPolicy {
 
   /** Of the calling thread; all later calls must come from it. */
   constructor() {
-    this.#file = maySetPolicy() ? libc.open(ACCOUNT_PATH, C.O_RDONLY | C.O_CLOEXEC, 0) : -1;
+    this.#file = maySchedule("TORUS_SET_SCHEDULER")
+      ? libc.open(ACCOUNT_PATH, C.O_RDONLY | C.O_CLOEXEC, 0)
+      : -1;
   }
 
   /** `receivedBytes` and, of these, `receivedLocalBytes`: all so far. Cheap when called more often than is looked. */
@@ -86,18 +88,5 @@ export class ThreadPolicy {
     if (this.#file >= 0) libc.close(this.#file);
     this.#file = -1;
     this.#isBatch = false;
-  }
-}
-
-function maySetPolicy(): boolean {
-  const said = process.env.TORUS_SET_SCHEDULER;
-  return said === "1" || (said !== "0" && !isFiltered());
-}
-
-function isFiltered(): boolean {
-  try {
-    return !/^Seccomp:\s*0$/m.test(readFileSync("/proc/thread-self/status", "latin1"));
-  } catch {
-    return true;
   }
 }

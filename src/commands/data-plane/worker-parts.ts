@@ -106,6 +106,8 @@ export class DataWorkerParts {
       );
       const registry = new RemoteRegistry(endpoint as unknown as RegistryCaller, config.registry);
       this.#registry = registry;
+      // A peer works for others than the programs beside it.
+      if (this.#storage === undefined) loop.keepToSenders();
       this.#client = new ClientPart({
         loop,
         network,

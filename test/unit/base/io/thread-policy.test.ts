@@ -1,11 +1,12 @@
 /** The policy of a real thread: set and put back, and left alone where it is not ours. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { C, EventLoop, libc, SocketNetwork, type StreamConnection } from "../../../../src/base/io";
 import { ThreadPolicy } from "../../../../src/base/io/thread-policy";
 import { RUNS_PER_S_TO_START } from "../../../../src/base/io/wakeup-preemption";
+import { FILTER_KILLS, FILTER_REFUSES, runUnderFilter } from "../../../support/system-call-filter";
 
 const THIS_THREAD = 0;
 const policy = () => libc.schedGetscheduler(THIS_THREAD);
@@ -93,52 +94,19 @@ test("TORUS_SET_SCHEDULER=0 keeps it off", () => {
   threadPolicy.close();
 });
 
-const FILTER_KILLS = 0x80000000;
-const FILTER_REFUSES = 0x00050001;
-
-/** Runs a program that looks twice under a filter which does this to a call for getting or setting the policy. */
-async function underFilter(action: number, environment: Record<string, string>): Promise<string> {
-  const folder = mkdtempSync(join(tmpdir(), "torus-filter-"));
-  const program = join(folder, "filtered.ts");
-  const source = (path: string) =>
-    JSON.stringify(new URL(`../../../../src/base/io/${path}`, import.meta.url).href);
-  const [setCall, getCall] = process.arch === "arm64" ? [119, 120] : [144, 145];
-  writeFileSync(
-    program,
-    `import { dlopen, ptr } from "bun:ffi";
-     import { ThreadPolicy } from ${source("thread-policy.ts")};
-     const { symbols } = dlopen("libc.so.6", {
-       prctl: { args: ["int", "u64", "u64", "u64", "u64"], returns: "int" },
-     });
-     const LOAD = 0x20, JUMP_IF = 0x15, RETURN = 0x06;
-     const program = [[LOAD, 0, 0, 0], [JUMP_IF, 1, 0, ${setCall}], [JUMP_IF, 0, 1, ${getCall}],
-       [RETURN, 0, 0, ${action}], [RETURN, 0, 0, 0x7fff0000]];
-     const filter = new DataView(new ArrayBuffer(8 * program.length));
-     program.forEach(([code, yes, no, value], index) => {
-       filter.setUint16(8 * index, code, true);
-       filter.setUint8(8 * index + 2, yes);
-       filter.setUint8(8 * index + 3, no);
-       filter.setUint32(8 * index + 4, value, true);
-     });
-     const head = new BigUint64Array([BigInt(program.length), BigInt(ptr(filter.buffer))]);
-     const NO_NEW_PRIVILEGES = 38, SET_FILTER = 22, FILTER_MODE = 2;
-     const failed = symbols.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0) || symbols.prctl(SET_FILTER, FILTER_MODE, ptr(head), 0, 0);
-     if (failed) throw new Error("no filter");
-     const policy = new ThreadPolicy();
+/** Looks twice under a filter which does this to a call for getting or setting the policy. */
+function underFilter(action: number, environment: Record<string, string>): Promise<string> {
+  return runUnderFilter({
+    calls: process.arch === "arm64" ? [119, 120] : [144, 145],
+    action,
+    environment,
+    imports: { "thread-policy.ts": "ThreadPolicy" },
+    body: `const policy = new ThreadPolicy();
      policy.look(1_000, 0, 0);
      for (let run = 0; run < 90; run++) Bun.sleepSync(1);
      policy.look(1_200, 10_000, 10_000);
-     policy.close();
-     console.log("alive");`,
-  );
-  const run = Bun.spawn([process.execPath, program], {
-    env: { ...process.env, ...environment },
-    stderr: "pipe",
+     policy.close();`,
   });
-  const text = await new Response(run.stdout).text();
-  await run.exited;
-  rmSync(folder, { recursive: true });
-  return `${text.trim()} ${run.signalCode ?? run.exitCode}`;
 }
 
 test("a filter that kills who asks is never asked, one that was vouched for may refuse", async () => {
