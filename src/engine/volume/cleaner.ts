@@ -238,13 +238,11 @@ export class Cleaner {
         const page = extent.firstPage + done;
         const slot = extent.firstSlot + done;
         const left = extent.pageCount - done;
-        const loading = this.#load(page, left);
-        if (loading !== undefined) {
-          if (await loading) continue;
-          break;
-        }
         const source = BLOCK_HEADROOM_BYTES + slot * PAGE_BYTES;
-        const step = this.#copySome(page, left, makeLocation(lsn, slot), source, buffer);
+        const copy = () => this.#copySome(page, left, makeLocation(lsn, slot), source, buffer);
+        const loading = this.#whenLoaded(page, left, copy);
+        const step = loading === undefined ? copy() : await loading;
+        if (step === undefined) break;
         done += step.passed;
         pages += step.copied;
       }
@@ -252,11 +250,14 @@ export class Cleaner {
     return pages;
   }
 
-  /** Undefined when the map has the pages now; otherwise whether they could be loaded, later. */
-  #load(page: number, pageCount: number): Promise<boolean> | undefined {
-    const { promise, resolve } = Promise.withResolvers<boolean>();
+  /**
+   * Undefined when the map has the pages now. Otherwise `act` runs in the very turn in which it has them, since it may
+   * let go of them at once; its result, or undefined when a map node cannot be read.
+   */
+  #whenLoaded<T>(page: number, pageCount: number, act: () => T): Promise<T | undefined> | undefined {
+    const { promise, resolve } = Promise.withResolvers<T | undefined>();
     const isLoaded = this.#core.map.ensureLoaded(page, pageCount, (status) =>
-      resolve(status === StorageStatus.ok),
+      resolve(status === StorageStatus.ok && !this.#stopped ? act() : undefined),
     );
     return isLoaded ? undefined : promise;
   }
