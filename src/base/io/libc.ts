@@ -35,7 +35,6 @@ const { symbols } = dlopen("libc.so.6", {
   ftruncate: { args: [fd, offset], returns: int },
   getpeername: { args: [fd, pointer, pointer], returns: int },
   getsockname: { args: [fd, pointer, pointer], returns: int },
-  gettid: { args: [], returns: int },
   getsockopt: { args: [fd, int, int, pointer, pointer], returns: int },
   ioctl: { args: [fd, size, size], returns: int },
   listen: { args: [fd, int], returns: int },
@@ -131,8 +130,6 @@ export const libc = {
     checked(symbols.getsockname(socket, address, length)),
   getsockopt: (socket: number, level: number, option: number, value: Int32Array, length: Int32Array) =>
     checked(symbols.getsockopt(socket, level, option, value, length)),
-  /** Of the calling thread. */
-  gettid: () => symbols.gettid(),
   /** The argument is a number or an address, as the request wants it. */
   ioctl: (file: number, request: number, argument: number) => checked(symbols.ioctl(file, request, argument)),
   listen: (socket: number, backlog: number) => checked(symbols.listen(socket, backlog)),

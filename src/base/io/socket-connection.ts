@@ -396,7 +396,10 @@ export class SocketConnection implements StreamConnection {
 const option = new Int32Array(1);
 const optionBytes = new Int32Array(1);
 
-/** The core on which the last packet arrived, over loopback the sender's; below 0 when the kernel does not know. */
+/**
+ * The core on which the last packet arrived; below 0 when the kernel does not know. Over loopback it is the sender's, or
+ * now and then our own, where an acknowledgement of what we sent was the last.
+ */
 function senderCore(socket: number): number {
   option[0] = -1;
   optionBytes[0] = option.byteLength;

@@ -7,8 +7,10 @@
  * sched_getaffinity and sched_setaffinity through; 0 says to keep off in any case.
  *
  * Threads that the runtime starts meanwhile (of its compiler, say) inherit the one core: they are given the others back.
+ * Those that were there before are not touched: if they have one core, somebody else gave it to them.
  */
-import { readdirSync } from "node:fs";
+import { readdirSync, readlinkSync } from "node:fs";
+import { basename } from "node:path";
 import { CoreChoice } from "./core-choice";
 import { libc } from "./libc";
 import { maySchedule } from "./system-call-filter";
@@ -20,6 +22,13 @@ const THREADS_EVERY_MS = 1_000;
 const MASK_BYTES = 128;
 const THIS_THREAD = 0;
 
+interface KeptCore {
+  readonly core: number;
+  readonly mask: Uint8Array;
+  /** Threads that were there when it began, this one among them. */
+  readonly elders: ReadonlySet<number>;
+}
+
 export class ThreadCores {
   /** The next request is to say where it came from: see noteSender. */
   wantsSender = false;
@@ -27,16 +36,23 @@ export class ThreadCores {
   /** What the thread was given; undefined when its cores are not ours to choose. */
   #given: Uint8Array | undefined;
   /** What was made of that, while it keeps to one. */
-  #kept: { readonly core: number; readonly mask: Uint8Array } | undefined;
+  #kept: KeptCore | undefined;
+  /** What the process's first thread had; undefined when this is it. */
+  readonly #processMask: Uint8Array | undefined;
   #lookedMs = 0;
   #threadsLookedMs = 0;
   #turnCount = 0;
   #receivedBytes = 0;
 
-  /** Of the calling thread; all later calls must come from it. */
-  constructor() {
+  /**
+   * Of the calling thread; all later calls must come from it. The cores of `processThread` change when somebody sets those
+   * of the whole process.
+   */
+  constructor(private readonly processThread = process.pid) {
     const given = maySchedule("TORUS_SET_AFFINITY") ? coresOf(THIS_THREAD) : undefined;
-    if (given !== undefined && coreCount(given) > 1) this.#given = given;
+    if (given === undefined || coreCount(given) < 2) return;
+    this.#given = given;
+    if (processThread !== ownThread()) this.#processMask = coresOf(processThread);
   }
 
   /** A request came from a program on this core of this machine; below 0: the kernel does not know. */
@@ -59,12 +75,14 @@ export class ThreadCores {
     this.#turnCount = turnCount;
     this.#receivedBytes = receivedBytes;
     if (isFirst) return;
+    // No program has sent anything since the last look.
+    if (this.wantsSender) this.#choice.noteSender(-1);
     this.#choice.note(span);
     this.wantsSender = true;
     this.#keepTo(this.#choice.core);
     if (this.#kept === undefined || nowMs - this.#threadsLookedMs < THREADS_EVERY_MS) return;
     this.#threadsLookedMs = nowMs;
-    this.#freeOthers(this.#kept.mask);
+    this.#lookAtThreads(this.#kept);
   }
 
   /** Gives the thread all its cores back; nothing is set afterwards. */
@@ -77,22 +95,37 @@ export class ThreadCores {
     const given = this.#given;
     const before = this.#kept;
     if (given === undefined) return;
-    const next = core === undefined || !has(given, core) ? undefined : { core, mask: only(core) };
-    if (next?.core === before?.core) return;
+    const next = core !== undefined && has(given, core) ? core : undefined;
+    if (next === before?.core) return;
     const found = coresOf(THIS_THREAD);
-    if (found === undefined || !isSame(found, before?.mask ?? given)) return this.#keepOff();
-    if (libc.schedSetaffinity(THIS_THREAD, next?.mask ?? given) < 0) return this.#keepOff();
-    this.#kept = next;
-    if (before !== undefined) this.#freeOthers(before.mask);
+    const isOurs = found !== undefined && isSame(found, before?.mask ?? given);
+    if (before !== undefined && this.#isProcessSetTo(before.mask)) return this.#keepOff();
+    if (before !== undefined) this.#freeYounger(before);
+    if (!isOurs) return this.#keepOff();
+    const elders = next === undefined ? undefined : new Set(threads());
+    const mask = next === undefined ? given : only(next);
+    if (libc.schedSetaffinity(THIS_THREAD, mask) < 0) return this.#keepOff();
+    this.#kept = next === undefined || elders === undefined ? undefined : { core: next, mask, elders };
   }
 
-  /** Threads of this process that have this mask inherited it. */
-  #freeOthers(mask: Uint8Array): void {
+  #lookAtThreads(kept: KeptCore): void {
+    if (this.#isProcessSetTo(kept.mask)) this.#keepOff();
+    else this.#freeYounger(kept);
+  }
+
+  /** Somebody gave all threads the very core that this one keeps to: then it is theirs to give. */
+  #isProcessSetTo(mask: Uint8Array): boolean {
+    const before = this.#processMask;
+    const now = before === undefined ? undefined : coresOf(this.processThread);
+    return before !== undefined && now !== undefined && !isSame(before, now) && isSame(now, mask);
+  }
+
+  /** Threads that were started meanwhile and have this one's core inherited it. */
+  #freeYounger({ mask, elders }: KeptCore): void {
     const given = this.#given as Uint8Array;
-    const own = libc.gettid();
-    for (const name of threadNames()) {
-      const thread = Number(name);
-      const found = thread === own ? undefined : coresOf(thread);
+    for (const thread of threads()) {
+      if (elders.has(thread)) continue;
+      const found = coresOf(thread);
       if (found !== undefined && isSame(found, mask)) libc.schedSetaffinity(thread, given);
     }
   }
@@ -104,9 +137,15 @@ export class ThreadCores {
   }
 }
 
-function threadNames(): readonly string[] {
+/** The number of the calling thread, by a way that old C libraries have too. */
+function ownThread(): number {
+  return Number(basename(readlinkSync("/proc/thread-self")));
+}
+
+/** Numbers of this process's threads. */
+function threads(): readonly number[] {
   try {
-    return readdirSync("/proc/self/task");
+    return readdirSync("/proc/self/task").map(Number);
   } catch {
     return [];
   }
