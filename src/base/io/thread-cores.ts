@@ -102,10 +102,10 @@ export class ThreadCores {
     if (before !== undefined && this.#isProcessSetTo(before.mask)) return this.#keepOff();
     if (before !== undefined) this.#freeYounger(before);
     if (!isOurs) return this.#keepOff();
-    const elders = next === undefined ? undefined : new Set(threads());
-    const mask = next === undefined ? given : only(next);
-    if (libc.schedSetaffinity(THIS_THREAD, mask) < 0) return this.#keepOff();
-    this.#kept = next === undefined || elders === undefined ? undefined : { core: next, mask, elders };
+    const kept =
+      next === undefined ? undefined : { core: next, mask: only(next), elders: new Set(threads()) };
+    if (libc.schedSetaffinity(THIS_THREAD, kept?.mask ?? given) < 0) return this.#keepOff();
+    this.#kept = kept;
   }
 
   #lookAtThreads(kept: KeptCore): void {
