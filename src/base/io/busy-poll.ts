@@ -12,8 +12,13 @@
  */
 import { Comparison, type RatePair } from "./comparison";
 
-/** Longest time that is spent asking, from the last turn. */
-export const POLL_WINDOW_MS = 0.2;
+/**
+ * Longest time that is spent asking, from the last turn. As long as a fast disk needs for a write and its flush, and
+ * shorter than the kernel lets a program that computes keep a core: beside one, waits soon are longer.
+ */
+export const POLL_WINDOW_MS = 0.8;
+/** Of a wait, this much at most counts as time to spare: a loop that works in large pieces is busy, though it waits between. */
+const SPARE_WAIT_MS_MAX = 0.2;
 /** Confidence: one up for a short wait, two down for a long one, so that two of three must be short. */
 const CONFIDENCE_MAX = 16;
 const CONFIDENCE_TO_POLL = 8;
@@ -70,7 +75,7 @@ export class BusyPoll {
     if (this.#confidence >= CONFIDENCE_TO_POLL && this.#isBusy)
       this.#comparison.note(workedMs + Math.min(waitedMs, SPELL_MS), receivedBytes);
     this.#workedMs = this.#workedMs * DECAY + workedMs;
-    this.#waitedMs = this.#waitedMs * DECAY + Math.min(waitedMs, POLL_WINDOW_MS);
+    this.#waitedMs = this.#waitedMs * DECAY + Math.min(waitedMs, SPARE_WAIT_MS_MAX);
     this.#confidence =
       waitedMs <= POLL_WINDOW_MS
         ? Math.min(this.#confidence + 1, CONFIDENCE_MAX)

@@ -2,7 +2,9 @@
 import { expect, test } from "bun:test";
 import { BusyPoll, POLL_WINDOW_MS } from "../../../../src/base/io/busy-poll";
 
-const SHORT_MS = POLL_WINDOW_MS / 4;
+const SHORT_MS = POLL_WINDOW_MS / 16;
+/** As that of a peer for the next write while a disk makes the last one durable. */
+const DISK_MS = POLL_WINDOW_MS * 0.75;
 const LONG_MS = POLL_WINDOW_MS * 10;
 const WORK_MS = SHORT_MS / 10;
 
@@ -33,6 +35,15 @@ test("after some short waits it asks, after some long ones no longer", () => {
   expect(poll.windowMs).toBe(POLL_WINDOW_MS);
   turns(poll, 5, WORK_MS, LONG_MS);
   expect(poll.windowMs).toBe(0);
+});
+
+test("it asks for as long as a disk takes, but a loop with as much work as a third of that is busy", () => {
+  const poll = new BusyPoll();
+  turns(poll, 100, WORK_MS, DISK_MS);
+  expect(poll.windowMs).toBeGreaterThan(DISK_MS);
+  expect(poll.busyShare).toBeLessThan(0.1);
+  turns(poll, 100, DISK_MS / 3, DISK_MS);
+  expect(poll.busyShare).toBeGreaterThan(0.4);
 });
 
 test("where every second wait is long it never asks", () => {
