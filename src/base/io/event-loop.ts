@@ -10,7 +10,7 @@
  * exits a request.
  *
  * Before it sleeps, a loop whose events come soon asks for them for a moment: see BusyPoll. Other threads have its core
- * meanwhile if they are ready.
+ * meanwhile if they are ready. Where a quota counts that time it does not (cpu-quota.ts).
  *
  * A turn: epoll_wait -> handlers -> due timers -> (promises -> end-of-turn work) until quiet. The runtime itself
  * gets its turn (posted messages, unhandled rejections) when the loop was kicked or idle, and now and then under
@@ -21,6 +21,7 @@ import { drainMicrotasks } from "bun:jsc";
 import type { Clock, Timer, TurnScheduler } from "../clock";
 import { assert } from "../errors";
 import { BusyPoll } from "./busy-poll";
+import { mayBusyPoll } from "./cpu-quota";
 import { C, libc, must } from "./libc";
 import { nativeBuffer } from "./memory";
 import { bootTimeMs } from "./system";
@@ -93,7 +94,8 @@ export class EventLoop implements Clock, TurnScheduler {
   #timersDue = false;
   readonly #hooks: TurnEndHook[] = [];
   readonly #blockMsMax: number;
-  readonly #poll = new BusyPoll();
+  /** Undefined: it sleeps at once. */
+  readonly #poll = mayBusyPoll() ? new BusyPoll() : undefined;
   /** When the last wait ended, and what had been received then. */
   #wokeMs = performance.now();
   #wokeBytes = 0;
@@ -165,7 +167,7 @@ export class EventLoop implements Clock, TurnScheduler {
    */
   serveOthers(): void {
     this.#threadPolicy ??= new ThreadPolicy();
-    this.#poll.preferAsking();
+    this.#poll?.preferAsking();
   }
 
   /**
@@ -281,7 +283,7 @@ export class EventLoop implements Clock, TurnScheduler {
   /** Waits, at first by asking where that pays. */
   #await(timeoutMs: number): number {
     const startedMs = performance.now();
-    const untilMs = startedMs + this.#poll.windowMs;
+    const untilMs = startedMs + (this.#poll?.windowMs ?? 0);
     let endedMs = startedMs;
     let count = 0;
     while (count === 0 && endedMs < untilMs) {
@@ -294,7 +296,7 @@ export class EventLoop implements Clock, TurnScheduler {
       endedMs = performance.now();
     }
     const workedMs = startedMs - this.#wokeMs - this.#blockedMs;
-    this.#poll.note(workedMs, endedMs - startedMs, this.receivedBytes - this.#wokeBytes);
+    this.#poll?.note(workedMs, endedMs - startedMs, this.receivedBytes - this.#wokeBytes);
     this.#threadPolicy?.look(endedMs, this.receivedBytes, this.receivedLocalBytes);
     this.#threadCores?.look(endedMs, this.turnCount, this.receivedBytes);
     this.#wokeMs = endedMs;
