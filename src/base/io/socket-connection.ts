@@ -60,6 +60,8 @@ export class SocketConnection implements StreamConnection {
   #paused = false;
   #dirty = false;
   #blocked = false;
+  /** The other side is gone, and what it sent may still be unread: nothing more is watched, resume reads on. */
+  #hungUp = false;
   #aboveHighWater = false;
   #events: number = C.EPOLLIN;
   /** Input that the handler left, [0, #carryBytes) of #carry. */
@@ -166,7 +168,7 @@ export class SocketConnection implements StreamConnection {
     this.#flush();
     if (this.#state === "ending" && this.#output.queuedBytes === 0) this.#linger();
     if (this.#taken !== undefined && this.#output.queuedBytes === 0) this.#give(this.#taken);
-    if (this.#state === "closed") return;
+    if (this.#state === "closed" || this.#hungUp) return;
     const wantsInput = this.#state === "lingering" || (this.#state === "open" && !this.#paused);
     const events = (wantsInput ? C.EPOLLIN : 0) | (this.#blocked ? C.EPOLLOUT : 0);
     if (events === this.#events) return;
@@ -176,12 +178,19 @@ export class SocketConnection implements StreamConnection {
 
   /** For SocketNetwork: presents what was kept, after `resume`. */
   presentCarry(): void {
-    if (this.#state !== "open" || this.#paused) return;
+    if (!this.#takesInput) return;
     this.#markDirty();
     if (this.#targetIsFull()) this.#finishTarget();
-    if (this.#state !== "open" || this.#paused) return;
+    if (!this.#takesInput) return;
     const lengthBytes = this.#restoreCarry();
     if (lengthBytes > 0) this.#present(lengthBytes);
+    if (!this.#hungUp || !this.#takesInput) return;
+    this.#receive();
+    if (this.#takesInput) this.share.resumed.push(this);
+  }
+
+  get #takesInput(): boolean {
+    return this.#state === "open" && !this.#paused;
   }
 
   #onEvents(events: number): void {
@@ -191,8 +200,21 @@ export class SocketConnection implements StreamConnection {
     }
     if ((events & ~C.EPOLLOUT) === 0) return;
     if (this.#state === "lingering") this.#discardInput();
-    else if (this.#state === "open" && !this.#paused) this.#receive();
+    else if (this.#takesInput) this.#receive();
+    else if ((events & C.EPOLLERR) === 0 && this.#mayHoldInput) this.#hangUp(events);
     else if ((events & (C.EPOLLERR | C.EPOLLHUP)) !== 0) this.#close("the other side is gone");
+  }
+
+  /** Paused, with nothing on the way out that could be in vain: what the other side sent before it went is still there. */
+  get #mayHoldInput(): boolean {
+    return this.#state === "open" && this.#taken === undefined && this.#output.queuedBytes === 0;
+  }
+
+  #hangUp(events: number): void {
+    if ((events & C.EPOLLHUP) === 0) return;
+    // The kernel would tell it again and again.
+    this.#hungUp = true;
+    this.#watch.close();
   }
 
   #receive(): void {

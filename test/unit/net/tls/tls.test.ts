@@ -4,7 +4,12 @@ import { connect as connectPlain, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ClusterId, Incarnation, PeerId } from "../../../../src/base";
-import { nativeBuffer, type StreamConnection, systemRandom } from "../../../../src/base/io";
+import {
+  nativeBuffer,
+  type StreamConnection,
+  type StreamNetwork,
+  systemRandom,
+} from "../../../../src/base/io";
 import { HEADER_BYTES_MAX } from "../../../../src/engine/block";
 import { AdpClient, AdpServer } from "../../../../src/net/adp";
 import {
@@ -18,6 +23,7 @@ import {
 import { makeAuthority, makeCertificate } from "../../../support/authority";
 import { until, withLoop } from "../../../support/loop";
 import { MemoryService } from "../../../support/memory-service";
+import { streamContract } from "../../base/io/stream.contract";
 
 const folder = mkdtempSync(join(tmpdir(), "torus-tls-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -47,6 +53,35 @@ const identity = {
   peerId: "11111111-2222-4333-8444-000000000001" as PeerId,
   incarnation: "00000000000000a1" as Incarnation,
 };
+
+streamContract(
+  "tls",
+  () => "127.0.0.1:0",
+  (body) =>
+    withLoop(async (loop, sockets) => {
+      const serverIdentity = await identityOf(server);
+      const dialer = new TlsDialer(await identityOf(client));
+      const dialled = new TlsNetwork(sockets, (address, timeoutMs) => dialer.dial(address, timeoutMs));
+      const network: StreamNetwork = {
+        listen: (address, accept) => {
+          const gate = new TlsGate({
+            address: address.replace("tls:", ""),
+            identity: serverIdentity,
+            onClient: ({ socket, remote }) => sockets.adopt(socket, remote, accept),
+            onRefused: (_remote, reason) => expect(reason).toBe("nothing"),
+          });
+          return { address: `tls:${gate.address}`, close: () => gate.close() };
+        },
+        connect: (...call) => dialled.connect(...call),
+      };
+      await body({
+        network,
+        clock: loop,
+        random: systemRandom,
+        until: (what, condition) => until(loop, what, condition),
+      });
+    }),
+);
 
 test(
   "bytes pass both ways through a TLS gate and dialer, whatever their number, and the end is told",
