@@ -2,7 +2,8 @@
  * When an event loop asks for events again and again before it sleeps. Being woken costs a thread 20 to 60 us on a
  * virtual machine, several times as much as the work of a small request, and a request at depth 1 has four such
  * waits. Asking pays only when the last waits were shorter than a window, so that the next one probably is too: an idle
- * loop sleeps. Of those that are not idle, a loop with time to spare asks. A busy one may gain by it, because those who
+ * loop sleeps. There are two windows, since a client that waits for three acknowledgements and then for its program would
+ * otherwise ask through every such rest. Of those that are not idle, a loop with time to spare asks. A busy one may gain by it, because those who
  * have work for it need not wake it, or lose, because it takes the core from those it waits for and lets no events
  * gather; which of the two depends on who else has work, so it finds out by doing both (Comparison). Where neither is
  * found to be better, a loop that others wait for asks, since it is woken in the midst of their requests, and another
@@ -12,13 +13,10 @@
  */
 import { Comparison, type RatePair } from "./comparison";
 
-/**
- * Longest time that is spent asking, from the last turn. As long as a fast disk needs for a write and its flush, and
- * shorter than the kernel lets a program that computes keep a core: beside one, waits soon are longer.
- */
-export const POLL_WINDOW_MS = 0.8;
-/** Of a wait, this much at most counts as time to spare: a loop that works in large pieces is busy, though it waits between. */
-const SPARE_WAIT_MS_MAX = 0.2;
+/** How long is spent asking, from the last turn. */
+export const POLL_WINDOW_MS = 0.2;
+/** And where that would often be in vain, but not this: as long as a fast disk needs for a write and its flush. */
+export const LONG_POLL_WINDOW_MS = 0.8;
 /** Confidence: one up for a short wait, two down for a long one, so that two of three must be short. */
 const CONFIDENCE_MAX = 16;
 const CONFIDENCE_TO_POLL = 8;
@@ -38,6 +36,8 @@ const FINDING_MS = 4_000;
 
 export class BusyPoll {
   #confidence = 0;
+  /** The same, of waits beyond the short window alone: short ones between do not make it worth asking through the long ones. */
+  #longConfidence = 0;
   #workedMs = 0;
   #waitedMs = 0;
   #prefersAsking = false;
@@ -56,7 +56,8 @@ export class BusyPoll {
   /** How long to ask before sleeping, in ms; 0: sleep at once. */
   get windowMs(): number {
     if (this.#confidence < CONFIDENCE_TO_POLL) return 0;
-    return !this.#isBusy || this.#comparison.isOther ? POLL_WINDOW_MS : 0;
+    if (this.#isBusy && !this.#comparison.isOther) return 0;
+    return this.#longConfidence < CONFIDENCE_TO_POLL ? POLL_WINDOW_MS : LONG_POLL_WINDOW_MS;
   }
 
   /** Of the time of the last turns, 0 to 1. */
@@ -75,12 +76,17 @@ export class BusyPoll {
     if (this.#confidence >= CONFIDENCE_TO_POLL && this.#isBusy)
       this.#comparison.note(workedMs + Math.min(waitedMs, SPELL_MS), receivedBytes);
     this.#workedMs = this.#workedMs * DECAY + workedMs;
-    this.#waitedMs = this.#waitedMs * DECAY + Math.min(waitedMs, SPARE_WAIT_MS_MAX);
-    this.#confidence =
-      waitedMs <= POLL_WINDOW_MS
-        ? Math.min(this.#confidence + 1, CONFIDENCE_MAX)
-        : Math.max(this.#confidence - 2, 0);
+    // Of a long wait no more counts as time to spare: a loop that works in large pieces is busy, though it waits between.
+    this.#waitedMs = this.#waitedMs * DECAY + Math.min(waitedMs, POLL_WINDOW_MS);
+    const isSoon = waitedMs <= LONG_POLL_WINDOW_MS;
+    this.#confidence = after(this.#confidence, isSoon);
+    if (waitedMs > POLL_WINDOW_MS) this.#longConfidence = after(this.#longConfidence, isSoon);
   }
+}
+
+/** Confidence after a wait that ended soon, or did not. */
+function after(confidence: number, isSoon: boolean): number {
+  return isSoon ? Math.min(confidence + 1, CONFIDENCE_MAX) : Math.max(confidence - 2, 0);
 }
 
 /** Whether to ask, by what was received in spells of sleeping (one) and of asking (other). */

@@ -7,9 +7,9 @@
  * sched-bwc (`cpu.cfs_quota_us`, -1 for none, and `cpu.cfs_period_us`).
  */
 import { readFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname, join, normalize } from "node:path";
 
-/** From so many cores on, what one thread that asks all the time takes is left over. */
+/** From so many cores on, what one thread that asks all the time takes is left over; several under one quota are not known. */
 const ASKING_QUOTA_MIN = 2;
 
 export interface CgroupFiles {
@@ -22,9 +22,8 @@ export interface CgroupFiles {
 const CGROUP_FILES: CgroupFiles = { root: "/sys/fs/cgroup", own: "/proc/self/cgroup" };
 
 /** Whether a loop may ask for events before it sleeps; TORUS_BUSY_POLL in the environment says so in any case, by 1 or 0. */
-export function mayBusyPoll(): boolean {
-  const said = process.env.TORUS_BUSY_POLL;
-  return said === "1" || (said !== "0" && cpuQuota() >= ASKING_QUOTA_MIN);
+export function mayBusyPoll(said = process.env.TORUS_BUSY_POLL, files = CGROUP_FILES): boolean {
+  return said === "1" || (said !== "0" && cpuQuota(files) >= ASKING_QUOTA_MIN);
 }
 
 /** In cores; infinity when there is no limit, or none that can be read. */
@@ -35,11 +34,16 @@ export function cpuQuota(files: CgroupFiles = CGROUP_FILES): number {
     if (controllers === undefined || path === undefined) continue;
     const isUnified = controllers === "";
     if (!isUnified && !controllers.split(",").includes("cpu")) continue;
-    const top = isUnified ? files.root : join(files.root, "cpu");
     // In a container the path may be one that only the machine knows; the top is then its own group.
-    for (let group = path; ; group = dirname(group)) {
-      const folder = join(top, group);
-      least = Math.min(least, isUnified ? quotaOf(folder) : olderQuotaOf(folder));
+    for (let group = normalize(path); ; group = dirname(group)) {
+      // Beside the older kind the unified groups have a folder of their own.
+      if (isUnified)
+        least = Math.min(
+          least,
+          quotaOf(join(files.root, group)),
+          quotaOf(join(files.root, "unified", group)),
+        );
+      else least = Math.min(least, olderQuotaOf(join(files.root, "cpu", group)));
       if (group === "/") break;
     }
   }
@@ -65,7 +69,7 @@ function share(quotaUs: number, periodUs: number): number {
 
 function read(path: string): string {
   try {
-    return readFileSync(path, "latin1");
+    return readFileSync(path, "utf8");
   } catch {
     return "";
   }

@@ -1,11 +1,11 @@
 /** When a loop asks before it sleeps: soon after events that came soon, never when idle; when busy, where it pays. */
 import { expect, test } from "bun:test";
-import { BusyPoll, POLL_WINDOW_MS } from "../../../../src/base/io/busy-poll";
+import { BusyPoll, LONG_POLL_WINDOW_MS, POLL_WINDOW_MS } from "../../../../src/base/io/busy-poll";
 
-const SHORT_MS = POLL_WINDOW_MS / 16;
+const SHORT_MS = POLL_WINDOW_MS / 4;
 /** As that of a peer for the next write while a disk makes the last one durable. */
-const DISK_MS = POLL_WINDOW_MS * 0.75;
-const LONG_MS = POLL_WINDOW_MS * 10;
+const DISK_MS = LONG_POLL_WINDOW_MS * 0.75;
+const LONG_MS = LONG_POLL_WINDOW_MS * 10;
 const WORK_MS = SHORT_MS / 10;
 
 function turns(poll: BusyPoll, count: number, workedMs: number, waitedMs: number): void {
@@ -44,6 +44,26 @@ test("it asks for as long as a disk takes, but a loop with as much work as a thi
   expect(poll.busyShare).toBeLessThan(0.1);
   turns(poll, 100, DISK_MS / 3, DISK_MS);
   expect(poll.busyShare).toBeGreaterThan(0.4);
+});
+
+test("long waits between short ones are not asked through, unless they too end within the long window", () => {
+  for (const [rest, window] of [
+    [LONG_MS, POLL_WINDOW_MS],
+    [DISK_MS, LONG_POLL_WINDOW_MS],
+  ] as const) {
+    const poll = new BusyPoll();
+    for (let request = 0; request < 100; request++) {
+      turns(poll, 3, WORK_MS, SHORT_MS);
+      poll.note(WORK_MS, rest, 0);
+    }
+    expect(poll.windowMs).toBe(window);
+    // What ends soon after all is found out, and what no longer does too.
+    for (let request = 0; request < 30; request++) {
+      turns(poll, 3, WORK_MS, SHORT_MS);
+      poll.note(WORK_MS, rest === DISK_MS ? LONG_MS : DISK_MS, 0);
+    }
+    expect(poll.windowMs).toBe(rest === DISK_MS ? POLL_WINDOW_MS : LONG_POLL_WINDOW_MS);
+  }
 });
 
 test("where every second wait is long it never asks", () => {

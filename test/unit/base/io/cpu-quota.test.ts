@@ -30,6 +30,9 @@ test.each([
   ["one above it", "0::/a/b\n", { "a/b/cpu.max": "300000 100000\n", "a/cpu.max": "50000 100000\n" }, 0.5],
   ["a container's own root", "0::/\n", { "cpu.max": "20000 10000\n" }, 2],
   ["a path of the machine's", "0::/../pod/c\n", { "cpu.max": "40000 10000\n" }, 4],
+  ["a path outside", "0::/../../pod\n", { "pod/cpu.max": "10000 10000\n", "cpu.max": "40000 10000\n" }, 1],
+  ["a name with a colon and an umlaut", "0::/a:grün\n", { "a:grün/cpu.max": "10000 20000\n" }, 0.5],
+  ["beside the older kind", "1:cpuset:/\n0::/a\n", { "unified/a/cpu.max": "10000 20000\n" }, 0.5],
   ["no controller", "0::/a\n", { "a/cpu.weight": "100\n" }, NONE],
   ["nonsense", "0::/a\n", { "a/cpu.max": "what\n" }, NONE],
   ["an empty file", "0::/a\n", { "a/cpu.max": "" }, NONE],
@@ -53,7 +56,12 @@ test.each([
     { "cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": period },
     2.5,
   ],
-  ["another controller's", "1:cpuset:/a\n", { "cpu/a/cpu.cfs_quota_us": "1\n" }, NONE],
+  [
+    "another controller's",
+    "1:cpuset:/a\n",
+    { "cpu/a/cpu.cfs_quota_us": "1\n", "cpu/a/cpu.cfs_period_us": period },
+    NONE,
+  ],
 ])("older groups: %s", (_name, own, files: Record<string, string>, expected) => {
   expect(quota(own, files)).toBe(expected);
 });
@@ -62,17 +70,15 @@ test("a file that is not there limits nothing", () => {
   expect(cpuQuota({ root, own: join(root, "none") })).toBe(NONE);
 });
 
-test("TORUS_BUSY_POLL says it in any case", () => {
-  const said = process.env.TORUS_BUSY_POLL;
-  try {
-    process.env.TORUS_BUSY_POLL = "0";
-    expect(mayBusyPoll()).toBe(false);
-    process.env.TORUS_BUSY_POLL = "1";
-    expect(mayBusyPoll()).toBe(true);
-    delete process.env.TORUS_BUSY_POLL;
-    expect(mayBusyPoll()).toBe(cpuQuota() >= 2);
-  } finally {
-    if (said === undefined) delete process.env.TORUS_BUSY_POLL;
-    else process.env.TORUS_BUSY_POLL = said;
-  }
+test("a loop asks from a quota of two cores on; what the environment says counts under any", () => {
+  const files = { root, own: join(root, "own") };
+  quota("0::/a\n", { "a/cpu.max": "199000 100000\n" });
+  expect(["", "0", "1", undefined].map((said) => mayBusyPoll(said, files))).toEqual([
+    false,
+    false,
+    true,
+    false,
+  ]);
+  quota("0::/a\n", { "a/cpu.max": "200000 100000\n" });
+  expect(["", "0", "1"].map((said) => mayBusyPoll(said, files))).toEqual([true, false, true]);
 });
