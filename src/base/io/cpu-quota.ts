@@ -22,7 +22,8 @@ export interface CgroupFiles {
 const CGROUP_FILES: CgroupFiles = { root: "/sys/fs/cgroup", own: "/proc/self/cgroup" };
 
 /** Whether a loop may ask for events before it sleeps; TORUS_BUSY_POLL in the environment says so in any case, by 1 or 0. */
-export function mayBusyPoll(said = process.env.TORUS_BUSY_POLL, files = CGROUP_FILES): boolean {
+export function mayBusyPoll(environment = process.env, files = CGROUP_FILES): boolean {
+  const said = environment.TORUS_BUSY_POLL;
   return said === "1" || (said !== "0" && cpuQuota(files) >= ASKING_QUOTA_MIN);
 }
 

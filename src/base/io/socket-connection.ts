@@ -4,7 +4,9 @@
  * Input. Bytes are received into the loop's one buffer and presented at once; what the handler leaves is kept in a
  * carry of the connection's own, copied back in front of the next bytes. While a body is wanted (`receiveInto`)
  * recv writes straight into it; after a large body the next recv asks only for a header's worth, because another
- * large body probably follows and should not pass through the shared buffer.
+ * large body probably follows and should not pass through the shared buffer. A unix socket, or the pipe of a TLS socket,
+ * whose other side is gone is closed at once, also while paused: nobody could get an answer to what was not read yet, and a
+ * client's old requests must not be served after its successor's.
  *
  *   open --end()--> ending (queue still leaves, input is ignored) --queue empty--> lingering (onClose ran; the rest
  *   of the input is thrown away until the other side closes, else the kernel would reset what it has not read yet)
@@ -60,8 +62,6 @@ export class SocketConnection implements StreamConnection {
   #paused = false;
   #dirty = false;
   #blocked = false;
-  /** The other side is gone, and what it sent may still be unread: nothing more is watched, resume reads on. */
-  #hungUp = false;
   #aboveHighWater = false;
   #events: number = C.EPOLLIN;
   /** Input that the handler left, [0, #carryBytes) of #carry. */
@@ -168,7 +168,7 @@ export class SocketConnection implements StreamConnection {
     this.#flush();
     if (this.#state === "ending" && this.#output.queuedBytes === 0) this.#linger();
     if (this.#taken !== undefined && this.#output.queuedBytes === 0) this.#give(this.#taken);
-    if (this.#state === "closed" || this.#hungUp) return;
+    if (this.#state === "closed") return;
     const wantsInput = this.#state === "lingering" || (this.#state === "open" && !this.#paused);
     const events = (wantsInput ? C.EPOLLIN : 0) | (this.#blocked ? C.EPOLLOUT : 0);
     if (events === this.#events) return;
@@ -178,19 +178,12 @@ export class SocketConnection implements StreamConnection {
 
   /** For SocketNetwork: presents what was kept, after `resume`. */
   presentCarry(): void {
-    if (!this.#takesInput) return;
+    if (this.#state !== "open" || this.#paused) return;
     this.#markDirty();
     if (this.#targetIsFull()) this.#finishTarget();
-    if (!this.#takesInput) return;
+    if (this.#state !== "open" || this.#paused) return;
     const lengthBytes = this.#restoreCarry();
     if (lengthBytes > 0) this.#present(lengthBytes);
-    if (!this.#hungUp || !this.#takesInput) return;
-    this.#receive();
-    if (this.#takesInput) this.share.resumed.push(this);
-  }
-
-  get #takesInput(): boolean {
-    return this.#state === "open" && !this.#paused;
   }
 
   #onEvents(events: number): void {
@@ -200,21 +193,8 @@ export class SocketConnection implements StreamConnection {
     }
     if ((events & ~C.EPOLLOUT) === 0) return;
     if (this.#state === "lingering") this.#discardInput();
-    else if (this.#takesInput) this.#receive();
-    else if ((events & C.EPOLLERR) === 0 && this.#mayHoldInput) this.#hangUp(events);
+    else if (this.#state === "open" && !this.#paused) this.#receive();
     else if ((events & (C.EPOLLERR | C.EPOLLHUP)) !== 0) this.#close("the other side is gone");
-  }
-
-  /** Paused, with nothing on the way out that could be in vain: what the other side sent before it went is still there. */
-  get #mayHoldInput(): boolean {
-    return this.#state === "open" && this.#taken === undefined && this.#output.queuedBytes === 0;
-  }
-
-  #hangUp(events: number): void {
-    if ((events & C.EPOLLHUP) === 0) return;
-    // The kernel would tell it again and again.
-    this.#hungUp = true;
-    this.#watch.close();
   }
 
   #receive(): void {

@@ -78,6 +78,7 @@ streamContract(
         network,
         clock: loop,
         random: systemRandom,
+        endsPaused: true,
         until: (what, condition) => until(loop, what, condition),
       });
     }),
