@@ -3,11 +3,11 @@
  * virtual machine, several times as much as the work of a small request, and a request at depth 1 has four such
  * waits. Asking pays only when the last waits were shorter than a window, so that the next one probably is too: an idle
  * loop sleeps. There are two windows, since a client that waits for three acknowledgements and then for its program would
- * otherwise ask through every such rest. Of those that are not idle, a loop with time to spare asks. A busy one may gain by it, because those who
- * have work for it need not wake it, or lose, because it takes the core from those it waits for and lets no events
- * gather; which of the two depends on who else has work, so it finds out by doing both (Comparison). Where neither is
- * found to be better, a loop that others wait for asks, since it is woken in the midst of their requests, and another
- * sleeps.
+ * otherwise ask through every such rest. Of those that are not idle, a loop with time to spare asks. A busy one may gain
+ * by it, because those who have work for it need not wake it, or lose, because it takes the core from those it waits for
+ * and lets no events gather; which of the two depends on who else has work, so it finds out by doing both (Comparison).
+ * Where neither is found to be better, a loop that others wait for asks, since it is woken in the midst of their
+ * requests, and another sleeps.
  *
  * Pure: the loop tells how its waits and turns went.
  */
@@ -15,7 +15,7 @@ import { Comparison, type RatePair } from "./comparison";
 
 /** How long is spent asking, from the last turn. */
 export const POLL_WINDOW_MS = 0.2;
-/** And where that would often be in vain, but not this: as long as a fast disk needs for a write and its flush. */
+/** The longer one, for waits that mostly outlast the first but not this: a fast disk needs so long for a write and its flush. */
 export const LONG_POLL_WINDOW_MS = 0.8;
 /** Confidence: one up for a short wait, two down for a long one, so that two of three must be short. */
 const CONFIDENCE_MAX = 16;
